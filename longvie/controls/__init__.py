@@ -1,0 +1,1 @@
+"""Controls: from pixels to depth, tracks and back to pixels."""

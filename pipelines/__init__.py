@@ -1,0 +1,1 @@
+"""Ray: moves data and places work; holds no maths."""
