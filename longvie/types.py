@@ -6,7 +6,7 @@ This file knows no codec, no model and no storage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -108,4 +108,4 @@ class SegmentResult:
     segment: Segment
     frames: Frames
     carry: Carry
-    seconds: dict[str, float] = field(default_factory=dict)  # wall time of "condition", "denoise", "decode"
+    seconds: float  # wall time

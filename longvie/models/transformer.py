@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import ModelMixin, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
+
+# diffusers looks for `ModelMixin` in the module of a class it is to load
+__all__ = ["LongVieTransformer3DModel", "LongVieTransformerBlock", "ModelMixin"]
 
 Scale = float | Float[Tensor, "..."]
 RotaryEmbedding = tuple[Tensor, Tensor]

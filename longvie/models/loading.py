@@ -1,0 +1,137 @@
+"""From a name or folder to a `LongViePipeline` ready to run, and what identifies it.
+
+`None` means the embedded tiny model. The plan of a job needs only the model's `model_index.json`: reading it loads no
+weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from longvie.models.checkpoints import CheckpointError, load_transformer, weight_files
+from longvie.pipeline import LongViePipeline
+
+TINY = Path(__file__).parent.parent / "tiny"
+_LOADED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # no format that can run code
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """What a job must know of a model before it loads it. Sizes in pixels, `temporal` frames a latent."""
+
+    path: Path
+    segment_length: int
+    num_history_frames: int
+    fps: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    size_multiple: int
+
+    def defaults(self) -> dict[str, Any]:
+        """For `GenerationConfig.for_pipeline`."""
+        names = ("height", "width", "num_inference_steps", "guidance_scale")
+        return {name: getattr(self, name) for name in names}
+
+
+def resolve_model(model: str | Path | None) -> Path:
+    """The folder of a model in diffusers layout: the embedded one, a folder, or a hub repository by its name."""
+    if model is None:
+        return TINY
+    if Path(model).is_dir():
+        if not (Path(model) / "model_index.json").is_file():
+            raise CheckpointError(f"{model} has no model_index.json; give a folder in diffusers layout")
+        return Path(model)
+    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise CheckpointError(f"model {model} does not exist; give a folder in diffusers layout or a hub name")
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=list(_LOADED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"model {model} is neither a folder here nor to be had from the hub ({reason})") from error
+
+
+def read_pipeline_config(model: str | Path | None = None) -> PipelineConfig:
+    """Read the model's defaults and factors from its JSON files, without weights.
+
+    A folder of the base model (Wan's own pipeline) has none of LongVie's fields: `LongViePipeline`'s defaults hold.
+    """
+    path = resolve_model(model)
+    index, vae, transformer = (
+        _read_json(path / name) for name in ("model_index.json", "vae/config.json", "transformer/config.json")
+    )
+    names = ("segment_length", "num_history_frames", "fps", "height", "width", "num_inference_steps", "guidance_scale")
+    defaults = _signature_defaults()
+    try:
+        return PipelineConfig(
+            path=path,
+            size_multiple=vae.get("scale_factor_spatial", 8) * transformer["patch_size"][1],
+            **{name: index.get(name, defaults[name]) for name in names},
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path} is not a LongVie or Wan image-to-video model ({error!r} in its config)") from error
+
+
+def load_pipeline(
+    model: str | Path | None = None,
+    control: str | Path | None = None,
+    attention: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> LongViePipeline:
+    """Load a pipeline: a folder LongVie saved, or Wan's diffusers folder with the released control and attention.
+
+    Args:
+        model: None for the embedded tiny model, a diffusers folder, or a hub repository by its name.
+        control, attention: the released `control.safetensors` and `dit.safetensors`; see `load_transformer`.
+        dtype: of the transformer and encoders (float32 if None); the VAE stays float32 as Wan's does.
+        device: of all components; the CPU if None.
+    """
+    path = resolve_model(model)
+    transformer = load_transformer(path, control, attention, dtype=dtype, device=device)
+    pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtype or torch.float32)
+    pipe.vae.to(torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device or "cpu")
+
+
+def fingerprint(
+    model: str | Path | None = None, control: str | Path | None = None, attention: str | Path | None = None
+) -> str:
+    """SHA-256 over everything a result depends on: the folder's weights, configs and tokenizer, and the overlays."""
+    path = resolve_model(model)
+    files = {f"model/{file.relative_to(path)}": file for pattern in _LOADED for file in path.rglob(pattern)}
+    for role, weights in (("control", control), ("attention", attention)):
+        if weights is not None:
+            files.update({f"{role}/{i}": file for i, file in enumerate(weight_files(weights))})
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        with files[name].open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _signature_defaults() -> Mapping[str, Any]:
+    parameters = inspect.signature(LongViePipeline.__init__).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content
