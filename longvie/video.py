@@ -77,11 +77,19 @@ def read_frames(uri: str | Path, start: int = 0, stop: int | None = None) -> Fra
     stop = len(reader) if stop is None else stop
     if not 0 <= start < stop <= len(reader):
         raise VideoError(f"{uri} has {len(reader)} frames; frames {start}..{stop - 1} were asked for")
+    indices = range(start, stop)
     try:
-        frames = reader.get_batch(range(start, stop))
-    except (decord.DECORDError, av.FFmpegError) as error:
-        raise VideoError(f"{uri} breaks off while decoding frames {start}..{stop - 1} ({_first_line(error)})") from error
-    return torch.from_numpy(frames if isinstance(frames, np.ndarray) else frames.asnumpy())
+        if isinstance(reader, decord.VideoReader):
+            try:
+                return torch.from_numpy(reader.get_batch(indices).asnumpy())
+            except decord.DECORDError:  # broken data, or rows that decord cannot copy (width 48); PyAV will tell
+                reader = _PyAVReader(local_path(uri))
+        frames = reader.get_batch(indices)
+    except av.FFmpegError as error:
+        raise VideoError(f"{uri} breaks off in frames {start}..{stop - 1} ({_first_line(error)})") from error
+    if len(frames) < len(indices):
+        raise VideoError(f"{uri} breaks off after frame {start + len(frames) - 1}; frames up to {stop - 1} were asked for")
+    return torch.from_numpy(frames)
 
 
 def read_image(uri: str | Path) -> Image:
