@@ -283,7 +283,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             with self.transformer.cache_context(name):
                 (velocity,) = self.transformer(
                     hidden_states=torch.cat([latents, condition.image], dim=1).to(dtype),
-                    timestep=sampling.model_timestep(timestep).expand(1),
+                    timestep=sampling.model_timestep(timestep, dtype).expand(1),
                     encoder_hidden_states=text,
                     encoder_hidden_states_image=condition.image_tokens,
                     dense_states=condition.dense,

@@ -50,9 +50,12 @@ def start_latents(noise: Latents, history: Latents | None) -> Latents:
     return torch.cat([first, noise[:, :, 1:]], dim=2)
 
 
-def model_timestep(timestep: Tensor) -> Tensor:
-    """The timestep as the model is given it: rounded to bfloat16 (released code); the scheduler's stays exact."""
-    return timestep.to(torch.bfloat16).to(torch.float32)
+def model_timestep(timestep: Tensor, dtype: torch.dtype) -> Tensor:
+    """The timestep as the model is given it: rounded to the model's dtype; the scheduler's own stays exact.
+
+    The released 14B model runs in bfloat16 and so was trained and sampled with timesteps rounded to bfloat16.
+    """
+    return timestep.to(dtype).to(torch.float32)
 
 
 def guide(positive: Tensor, negative: Tensor, scale: float) -> Tensor:

@@ -6,6 +6,7 @@ user can get wrong raises `VideoError`, one line that names the file.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -190,9 +191,9 @@ class _PyAVReader:
 
     def get_batch(self, indices: range) -> np.ndarray:
         with av.open(self._path) as source:
-            decoded = enumerate(source.decode(video=0))
-            chosen = (frame for i, frame in decoded if i in indices)
-            return np.stack([frame.to_ndarray(format="rgb24") for frame, _ in zip(chosen, indices, strict=False)])
+            decoded = itertools.islice(source.decode(video=0), indices.start, indices.stop)
+            frames = [frame.to_ndarray(format="rgb24") for frame in decoded]
+        return np.stack(frames) if frames else np.empty((0, self.height, self.width, 3), np.uint8)
 
 
 def _open(uri: str | Path) -> decord.VideoReader | _PyAVReader:

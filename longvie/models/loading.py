@@ -100,8 +100,8 @@ def load_pipeline(
     """
     path = resolve_model(model)
     transformer = load_transformer(path, control, attention, dtype=dtype, device=device)
-    pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtype or torch.float32)
-    pipe.vae.to(torch.float32)
+    dtypes = {"default": dtype or torch.float32, "vae": torch.float32}
+    pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtypes)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or "cpu")
 

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.toy import save_toy_pipeline
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Inputs, weights and outputs of the released model at a tiny size; not part of the public repository."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("the reference numbers of the released model (../shared/golden) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ride_horse() -> Path:
+    """The authors' own example controls, ten segments; they carry no licence, so they are not part of the repository."""
+    folder = SHARED / "examples" / "ride_horse"
+    if not folder.is_dir():
+        pytest.skip("the authors' example controls (../shared/examples/ride_horse) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete pipeline with random weights in diffusers layout: 9 frames a segment, 32x48 pixels, 2 steps."""
+    return save_toy_pipeline(tmp_path_factory.mktemp("toy"))
