@@ -76,7 +76,7 @@ def repeat_from(vae: AutoencoderKLWan) -> int:
     """The index of the first latent frame that no longer sees pixel frame 0: the encoder's temporal receptive field.
 
     Found by encoding a NaN frame followed by zeros at the smallest size: NaN reaches every latent whose receptive
-    field holds it, whatever the weights. Wan's VAE: 28, so that segments of more than 113 frames gain.
+    field holds it, whatever the weights. Wan's VAE: 29, so that only segments of more than 117 frames gain.
     """
     if vae not in _repeat_from:
         side = 2 * vae.config.scale_factor_spatial
