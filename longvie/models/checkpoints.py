@@ -69,6 +69,10 @@ class _Weights:
     shapes: Shapes = field(default_factory=dict)
 
     def account(self, expected: Shapes) -> Accounting:
+        def said(name: str) -> str:  # as the user's own files name it
+            original = any(key != ours for ours, (_, key) in self.where.items())
+            return release_name(name) if original and name in expected else name
+
         unexpected = {k for k in self.shapes if k not in expected and not any(part in k for part in ALLOWED_LEFTOVERS)}
         both = self.shapes.keys() & expected.keys()
         return Accounting(
@@ -78,10 +82,10 @@ class _Weights:
             num_parameters=sum(map(prod, self.shapes.values())),
             expected_tensors=len(expected),
             expected_parameters=sum(map(prod, expected.values())),
-            missing=tuple(sorted(expected.keys() - self.shapes.keys())),
+            missing=tuple(sorted(map(said, expected.keys() - self.shapes.keys()))),
             unexpected=tuple(sorted(unexpected)),
             misshaped=tuple(
-                f"{k} is {self.shapes[k]}, the model has {expected[k]}"
+                f"{said(k)} is {self.shapes[k]}, the model has {expected[k]}"
                 for k in sorted(both)
                 if self.shapes[k] != expected[k]
             ),
@@ -232,7 +236,7 @@ def weight_files(path: str | Path) -> list[Path]:
     if path.name.endswith(".index.json"):
         try:
             shards = set(json.loads(path.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a safetensors index (it needs a weight_map)") from error
         if any(Path(shard).name != shard for shard in shards):
             raise CheckpointError(f"{path} names shards outside its own folder; this is refused")
