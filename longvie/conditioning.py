@@ -1,6 +1,6 @@
 """From frames to what the transformer is conditioned on: first frame, controls, history, as latents.
 
-Pure functions of a VAE and frames; built once a segment. Layouts are those of the released weights, written here for
+Pure functions of a VAE and frames on its device; built once a segment. Layouts are those of the released weights, written here for
 z latent channels and a mask of m channels (Wan: z = 16, m = 4, the VAE's temporal factor).
 """
 
@@ -95,13 +95,13 @@ def repeat_from(vae: AutoencoderKLWan) -> int:
 
 def image_states(vae: AutoencoderKLWan, image: Image, num_frames: int) -> Float[Tensor, "1 zm f h w"]:
     """The image-to-video condition of the base model, (1, m + z, F, H, W): mask, first-frame latents."""
-    latents = encode_first_frame(vae, _on_device(vae, image[None]), num_frames)
+    latents = encode_first_frame(vae, to_pixels(image[None]), num_frames)
     return torch.cat([first_frame_mask(latents, vae.config.scale_factor_temporal), latents], dim=1)
 
 
 def control_states(vae: AutoencoderKLWan, frames: Frames) -> Float[Tensor, "1 zmz f h w"]:
     """A control as the transformer takes it, (1, 2z + m, F, H, W): video latents, mask, first-frame latents."""
-    pixels = _on_device(vae, frames)
+    pixels = to_pixels(frames)
     latents = encode(vae, pixels)
     first = encode_first_frame(vae, pixels[:, :, :1], frames.shape[0])
     return torch.cat([latents, first_frame_mask(latents, vae.config.scale_factor_temporal), first], dim=1)
@@ -116,17 +116,7 @@ def history_states(vae: AutoencoderKLWan, history: Frames) -> Latents | None:
     if len(history) == 0:
         return None
     used = 1 + 4 * ((len(history) - 1) // 4)
-    return encode(vae, _on_device(vae, history[:used]))
-
-
-def _on_device(vae: AutoencoderKLWan, frames: Frames) -> Pixels:
-    return to_pixels(frames.to(_device(vae)))
-
-
-def _device(vae: AutoencoderKLWan) -> torch.device:
-    hook = getattr(vae, "_hf_hook", None)  # set by accelerate when the model is offloaded between uses
-    execution = getattr(hook, "execution_device", None)
-    return torch.device(execution) if execution is not None else next(vae.parameters()).device
+    return encode(vae, to_pixels(history[:used]))
 
 
 def _statistics(vae: AutoencoderKLWan, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -228,7 +228,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         negative_prompt_embeds: Tensor | None = None,
     ) -> Condition:
         """All a segment is conditioned on, from frames and text; see conditioning.py for the layouts."""
-        dtype = self.transformer.dtype
+        device, dtype = self._execution_device, self.transformer.dtype
         embeds, negative_embeds = self.encode_prompt(
             prompt=prompt,
             negative_prompt=negative_prompt or "",
@@ -236,19 +236,19 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             max_sequence_length=self.config.max_sequence_length,
-            device=self._execution_device,
+            device=device,
         )
         image_tokens = None
         if self.transformer.config.image_dim is not None:
             pil = PILImage.fromarray(first.cpu().numpy())
-            image_tokens = self.encode_image(pil, self._execution_device).to(dtype)
+            image_tokens = self.encode_image(pil, device).to(dtype)
 
         def control(frames: Frames | None) -> Tensor | None:
-            return None if frames is None else conditioning.control_states(self.vae, frames).to(dtype)
+            return None if frames is None else conditioning.control_states(self.vae, frames.to(device)).to(dtype)
 
-        past = None if history is None else conditioning.history_states(self.vae, history)
+        past = None if history is None else conditioning.history_states(self.vae, history.to(device))
         return Condition(
-            image=conditioning.image_states(self.vae, first, num_frames),
+            image=conditioning.image_states(self.vae, first.to(device), num_frames),
             dense=control(dense),
             sparse=control(sparse),
             history=past,

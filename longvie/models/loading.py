@@ -89,6 +89,7 @@ def load_pipeline(
     attention: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    num_control_layers: int | None = None,
 ) -> LongViePipeline:
     """Load a pipeline: a folder LongVie saved, or Wan's diffusers folder with the released control and attention.
 
@@ -97,9 +98,13 @@ def load_pipeline(
         control, attention: the released `control.safetensors` and `dit.safetensors`; see `load_transformer`.
         dtype: of the transformer and encoders (float32 if None); the VAE stays float32 as Wan's does.
         device: of all components; the CPU if None.
+        num_control_layers: of `control`, where it is not the released 12.
     """
     path = resolve_model(model)
-    transformer = load_transformer(path, control, attention, dtype=dtype, device=device)
+    config = _read_json(path / "transformer" / "config.json")
+    if num_control_layers is not None:
+        config["num_control_layers"] = num_control_layers
+    transformer = load_transformer(path, control, attention, config=config, dtype=dtype, device=device)
     dtypes = {"default": dtype or torch.float32, "vae": torch.float32}
     pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtypes)
     pipe.set_progress_bar_config(disable=True)
