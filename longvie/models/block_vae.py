@@ -1,0 +1,147 @@
+"""`BlockVAE`: a video autoencoder small enough to be fitted on a laptop, with the interface of `AutoencoderKLWan`.
+
+Frame 0 alone, then every four frames, are cut into 8x8-pixel blocks. A linear map (principal components) makes each
+block one latent; the decoder inverts it and adds what a small convolution over neighbours in space and time predicts is
+missing. It knows nothing of what the videos show. Why not a small `AutoencoderKLWan`: trained from scratch for a
+quarter of an hour on two cores, one of 1.6 M parameters reached 19 dB on held-out scenes; this one's linear map
+reaches 29 dB without training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["BlockVAE", "ModelMixin"]  # diffusers looks for `ModelMixin` in the module of a class it is to load
+
+DETERMINISTIC_LOGVAR = -30.0  # the posterior is a point: its mode, mean and sample agree
+REFINER_CELL = 4  # the refiner works on cells of 4x4 pixels
+
+
+class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
+    """8x8x4 pixels (8x8x1 in frame 0) to `z_dim` numbers and back.
+
+    Args:
+        z_dim: numbers a block. Latents are scaled so that their mean square is about 1; `latents_mean` and
+            `latents_std` are 0 and 1, there for code written for Wan's VAE.
+        refiner_width: channels of the decoder's convolutions; 0 leaves a linear autoencoder.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 48,
+        refiner_width: int = 64,
+        scale_factor_spatial: int = 8,
+        scale_factor_temporal: int = 4,
+        latents_mean: tuple[float, ...] | None = None,
+        latents_std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_to_config(latents_mean=list(latents_mean or [0.0] * z_dim))
+        self.register_to_config(latents_std=list(latents_std or [1.0] * z_dim))
+        block = 3 * scale_factor_spatial**2
+        self.first = _LinearMap(block, z_dim)
+        self.rest = _LinearMap(block * scale_factor_temporal, z_dim)
+        cell = 3 * REFINER_CELL**2
+        self.refiner = _Refiner(cell, refiner_width) if refiner_width else None
+
+    def encode(self, x: Float[Tensor, "b 3 t h w"], return_dict: bool = True) -> Any:
+        """To an `AutoencoderKLOutput`, of pixels in [-1, 1]; what exceeds whole latents is dropped."""
+        first, rest = self.blocks(x)
+        mean = rearrange(
+            torch.cat([self.first.analyse(first), self.rest.analyse(rest)], dim=1), "b f h w z -> b z f h w"
+        )
+        posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, DETERMINISTIC_LOGVAR)], dim=1))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: Float[Tensor, "b z f h w"], return_dict: bool = True) -> Any:
+        """To a `DecoderOutput` of pixels, clamped to [-1, 1]."""
+        pixels = self.decode_linear(z)
+        if self.refiner is not None:
+            pixels = pixels + self.refiner(pixels)
+        pixels = pixels.clamp(-1, 1)
+        return DecoderOutput(sample=pixels) if return_dict else (pixels,)
+
+    def decode_linear(self, z: Float[Tensor, "b z f h w"]) -> Float[Tensor, "b 3 t h w"]:
+        """The inverse of the linear map, block by block."""
+        latents = rearrange(z, "b z f h w -> b f h w z")
+        side, temporal = self.config.scale_factor_spatial, self.config.scale_factor_temporal
+        first = rearrange(self.first.synthesise(latents[:, :1]), "b f h w (c y x) -> b c f (h y) (w x)", y=side, x=side)
+        rest = rearrange(
+            self.rest.synthesise(latents[:, 1:]),
+            "b f h w (c t y x) -> b c (f t) (h y) (w x)",
+            t=temporal,
+            y=side,
+            x=side,
+        )
+        return torch.cat([first, rest], dim=2)
+
+    def blocks(self, x: Float[Tensor, "b 3 t h w"]) -> tuple[Tensor, Tensor]:
+        """Frame 0 as (b, 1, h, w, 192), the rest as (b, f, h, w, 768)."""
+        side, temporal = self.config.scale_factor_spatial, self.config.scale_factor_temporal
+        used = (x.shape[2] - 1) // temporal * temporal
+        first = rearrange(x[:, :, :1], "b c f (h y) (w x) -> b f h w (c y x)", y=side, x=side)
+        rest = rearrange(
+            x[:, :, 1 : 1 + used], "b c (f t) (h y) (w x) -> b f h w (c t y x)", t=temporal, y=side, x=side
+        )
+        return first, rest
+
+
+class _LinearMap(nn.Module):
+    """Orthonormal components and one scale each: analyse divides by it, synthesise multiplies."""
+
+    def __init__(self, size: int, z_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(size), requires_grad=False)
+        self.components = nn.Parameter(torch.zeros(size, z_dim), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(z_dim), requires_grad=False)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return (x - self.mean) @ self.components / self.scale
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return (z * self.scale) @ self.components.T + self.mean
+
+    @torch.no_grad()
+    def fit(self, x: Float[Tensor, "n d"]) -> None:
+        """Principal components, each scaled by the square root of its deviation: a middle way to whitening."""
+        self.mean.copy_(x.mean(0))
+        covariance = torch.cov(x.T.double())
+        variance, vectors = torch.linalg.eigh(covariance)
+        z_dim = self.scale.shape[0]
+        deviation = variance.flip(0)[:z_dim].clamp(min=1e-12).sqrt()
+        self.components.copy_(vectors.flip(1)[:, :z_dim])
+        scale = deviation.sqrt()
+        self.scale.copy_(scale * (deviation / scale).square().mean().sqrt())
+
+
+class _Refiner(nn.Module):
+    """What a linear inverse misses, seen from the neighbouring cells; zero when new."""
+
+    def __init__(self, cell: int, width: int) -> None:
+        super().__init__()
+        last = nn.Conv3d(width, cell, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.Conv3d(cell, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv3d(width, width, 3, padding=1),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        side = REFINER_CELL
+        cells = rearrange(x, "b c t (h y) (w x) -> b (c y x) t h w", y=side, x=side)
+        return rearrange(self.layers(cells), "b (c y x) t h w -> b c t (h y) (w x)", y=side, x=side)

@@ -1,0 +1,228 @@
+"""The recipe of the embedded model, stage after stage: `python -m longvie.training.tiny --out DIR`.
+
+autoencoder -> latents -> transformer -> refiner -> export. Each stage leaves files in DIR and is skipped when they are
+there; the transformer and the refiner resume from their last checkpoint. The same seed gives the same weights on one
+machine with one thread count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from longvie.models.block_vae import BlockVAE
+from longvie.models.transformer import LongVieTransformer3DModel
+from longvie.pipeline import LongViePipeline
+from longvie.scenes import TRAIN_SEEDS
+from longvie.training.latents import World, clips, encode_scenes, fit_linear
+from longvie.training.optimizer import Optimizers, rate_at
+from longvie.training.step import Latents, StepConfig, TinyModel, batch_loss, update_average
+from longvie.training.text import MAX_TOKENS, tiny_text_encoder, tokenize, train_tokenizer
+from longvie.training.vae import train_refiner
+
+EMA_DECAY = 0.998
+CHECKPOINT_EVERY = 100
+LOG_EVERY = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRecipe:
+    """All numbers of a run; saved beside the model."""
+
+    seed: int = 0
+    world: World = field(default_factory=World)
+    z_dim: int = 48
+    num_fit_scenes: int = 40
+    num_scenes: int = 1000
+    num_steps: int = 1600
+    num_refiner_scenes: int = 60
+    num_refiner_steps: int = 400
+    step: StepConfig = field(default_factory=StepConfig)
+
+
+def tiny_transformer(z_dim: int, seed: int) -> LongVieTransformer3DModel:
+    """Width 128, 6 blocks, control in the first 3.
+
+    Noise enters and leaves through matching orthonormal directions: the velocity is mostly noise, and a narrow model
+    would spend its training on learning to copy it.
+    """
+    torch.manual_seed(seed)
+    model = LongVieTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=32, in_channels=2 * z_dim + 4,
+        out_channels=z_dim, text_dim=64, freq_dim=128, ffn_dim=384, num_layers=6, cross_attn_norm=True,
+        rope_max_seq_len=256, num_control_layers=3,
+    )  # fmt: skip
+    dim = model.proj_out.in_features
+    directions = torch.linalg.qr(torch.randn(dim, dim))[0]
+    with torch.no_grad():
+        embedding = model.patch_embedding.weight.view(dim, -1)
+        embedding.mul_(0.5)
+        embedding[:, :z_dim] = directions[:, :z_dim]
+        embedding[:, z_dim + 4 :] = directions[:, z_dim : 2 * z_dim]
+        model.patch_embedding.bias.zero_()
+        model.proj_out.weight.copy_(directions[:, :z_dim].T * (z_dim / dim) ** 0.5)
+        model.proj_out.bias.zero_()
+    return model
+
+
+def autoencoder_stage(out: Path, recipe: TinyRecipe) -> BlockVAE:
+    """Fit the linear autoencoder on a few scenes."""
+    if not (out / "vae" / "config.json").exists():
+        world, first = recipe.world, TRAIN_SEEDS.start
+        torch.manual_seed(recipe.seed)
+        vae = BlockVAE(z_dim=recipe.z_dim)
+        scenes = [world.scene(seed) for seed in range(first, first + recipe.num_fit_scenes)]
+        fit_linear(vae, clips(scenes, world), recipe.seed)
+        vae.save_pretrained(out / "vae")
+    return BlockVAE.from_pretrained(out / "vae")
+
+
+def latents_stage(out: Path, recipe: TinyRecipe) -> tuple[dict[str, Tensor], list[str]]:
+    """Render and encode the training scenes."""
+    if not (out / "train.json").exists():
+        seeds = TRAIN_SEEDS[: recipe.num_scenes]
+        latents, captions = encode_scenes(out / "vae", recipe.world, seeds)
+        save_file({name: part.contiguous() for name, part in latents.items()}, out / "train.safetensors")
+        (out / "train.json").write_text(json.dumps(captions))
+    return load_file(out / "train.safetensors"), json.loads((out / "train.json").read_text())
+
+
+def dataset(
+    latents: dict[str, Tensor],
+    captions: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    vae: BlockVAE,
+    num_segments: int,
+) -> Latents:
+    """Latents and captions as training takes them."""
+    ids, mask = tokenize(tokenizer, captions)
+    empty_ids, empty_mask = tokenize(tokenizer, [""])
+    grey = torch.zeros(1, 3, 5, 8, 8)
+    zero = vae.encode(grey).latent_dist.mode()[0, :, 1, 0, 0].detach()
+    empty = (empty_ids[0], empty_mask[0])
+    return Latents(**latents, ids=ids, mask=mask, empty=empty, zero=zero, num_segments=num_segments)
+
+
+def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vocabulary: int) -> TinyModel:
+    """Train from the last checkpoint on; returns the averaged model."""
+    torch.manual_seed(recipe.seed)
+    model = TinyModel(tiny_transformer(recipe.z_dim, recipe.seed), tiny_text_encoder(vocabulary))
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizers = Optimizers(model)
+    first = _load_checkpoint(out / "checkpoint.safetensors", model, average, optimizers)
+    losses: dict[str, list[float]] = defaultdict(list)
+    started = time.time()
+    for step in range(first, recipe.num_steps):
+        loss, modality = batch_loss(model, data, recipe.step, recipe.seed, step)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {float(loss)} at step {step}; the checkpoint before it is kept")
+        loss.backward()
+        optimizers.step(rate_at(step, recipe.num_steps))
+        update_average(average, model, min(EMA_DECAY, (step + 1) / (step + 10)))
+        losses[modality].append(loss.item())
+        if (step + 1) % LOG_EVERY == 0:
+            means = {name: round(sum(values) / len(values), 4) for name, values in sorted(losses.items())}
+            rate = (time.time() - started) / (step + 1 - first)
+            _log(out, {"step": step + 1, "seconds_a_step": round(rate, 3), "loss": means})
+            losses.clear()
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.num_steps:
+            _save_checkpoint(out / "checkpoint.safetensors", model, average, optimizers, step + 1)
+    return average
+
+
+def export(
+    out: Path, average: TinyModel, tokenizer: PreTrainedTokenizerFast, vae: BlockVAE, recipe: TinyRecipe
+) -> LongViePipeline:
+    """Save the whole pipeline in diffusers layout, weights in float16, and the recipe beside it."""
+    text_encoder: UMT5EncoderModel = average.text_encoder
+    pipe = LongViePipeline(
+        tokenizer=tokenizer,
+        text_encoder=copy.deepcopy(text_encoder).half(),
+        vae=copy.deepcopy(vae).half(),
+        transformer=copy.deepcopy(average.transformer).half(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        segment_length=recipe.world.segment_length, num_history_frames=8, fps=8, height=recipe.world.height,
+        width=recipe.world.width, num_inference_steps=4, guidance_scale=1.0, max_sequence_length=MAX_TOKENS,
+    )  # fmt: skip
+    pipe.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    return pipe
+
+
+def refiner_stage(out: Path, recipe: TinyRecipe, vae: BlockVAE) -> BlockVAE:
+    """Train the decoder's refiner, from the start if it was interrupted (minutes); latents stay what they were."""
+    if not (out / "vae-refined" / "config.json").exists():
+        world, first = recipe.world, TRAIN_SEEDS.start + recipe.num_fit_scenes
+        scenes = [world.scene(seed) for seed in range(first, first + recipe.num_refiner_scenes)]
+        for step, loss in train_refiner(vae, clips(scenes, world), recipe.num_refiner_steps, recipe.seed):
+            if (step + 1) % LOG_EVERY == 0:
+                _log(out, {"refiner_step": step + 1, "loss": loss})
+        vae.save_pretrained(out / "vae-refined")
+    return BlockVAE.from_pretrained(out / "vae-refined")
+
+
+def _log(out: Path, record: dict[str, Any]) -> None:
+    with (out / "log.jsonl").open("a") as log:
+        log.write(json.dumps(record) + "\n")
+
+
+def _save_checkpoint(path: Path, model: nn.Module, average: nn.Module, optimizers: Optimizers, step: int) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in optimizers.tensors().items()}
+    # tied weights (a text encoder's embedding has two names) share memory, which safetensors refuses: copy
+    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    temporary = path.with_suffix(".partial")
+    save_file(copies, temporary, metadata={"step": str(step)})
+    temporary.replace(path)
+
+
+def _load_checkpoint(path: Path, model: nn.Module, average: nn.Module, optimizers: Optimizers) -> int:
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    optimizers.load(part("optimizer."))
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=TinyRecipe.num_steps)
+    parser.add_argument("--scenes", type=int, default=TinyRecipe.num_scenes)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe, out = TinyRecipe(num_steps=arguments.steps, num_scenes=arguments.scenes), arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    vae = autoencoder_stage(out, recipe)
+    latents, captions = latents_stage(out, recipe)
+    tokenizer = train_tokenizer(captions)
+    data = dataset(latents, captions, tokenizer, vae, recipe.world.num_segments)
+    average = transformer_stage(out, recipe, data, len(tokenizer))
+    vae = refiner_stage(out, recipe, vae)
+    export(out / "model", average, tokenizer, vae, recipe)
+
+
+if __name__ == "__main__":
+    main()

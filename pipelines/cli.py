@@ -1,0 +1,206 @@
+"""The `longvie` command: names and help for what the other rooms do, and how its errors end.
+
+Exit code 0: all is made; 1: something failed on the way; 2: something only the user can mend, said in one line on
+stderr. Imports are made where they are used, so that help appears at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="longvie",
+    help="Controllable ultra-long videos with LongVie, on Ray.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Look at model weights.", rich_markup_mode=None)
+app.add_typer(model_app, name="model")
+
+# typer carries its own click in newer versions; the base of its errors is found where both have it
+_ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+LogFormat = Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event, on stdout).")]
+
+
+@app.command()
+def generate(
+    source: Annotated[str, typer.Argument(help="cond.json, or a manifest: .jsonl or .parquet.", metavar="INPUT")],
+    out: Annotated[str, typer.Option(help="Folder or URI; each video goes to OUT/<video_id>/.")],
+    first_frame: Annotated[str | None, typer.Option(help="First frame, with a cond.json.")] = None,
+    video_id: Annotated[str | None, typer.Option(help="Name of a cond.json's video; one row of a manifest.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Diffusers folder or hub name; default: the embedded model.")
+    ] = None,
+    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
+    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default by device.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default by what a worker is given.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps a segment.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", "--guidance", help="Classifier-free guidance.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
+    dense_scale: Annotated[float | None, typer.Option(help="Strength of the dense control, 0..10.")] = None,
+    sparse_scale: Annotated[float | None, typer.Option(help="Strength of the sparse control, 0..10.")] = None,
+    noise: Annotated[str | None, typer.Option(help="unified (default) or fresh.")] = None,
+    normalization: Annotated[str | None, typer.Option(help="video (default) or segment.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop (default), pad or stretch inputs of another shape.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames a video; default: all the controls have.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of videos that name none (0); the new one with --from-segment.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    from_segment: Annotated[int | None, typer.Option(help="Make segments K.. again.", metavar="K")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The new prompt, with --from-segment.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
+    gpus_per_worker: Annotated[int | None, typer.Option(help="Default: 1 where there are GPUs, else 0.")] = None,
+    threads_per_worker: Annotated[int, typer.Option(help="CPU threads; they decide the last bits.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
+    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    max_retries: Annotated[int, typer.Option(help="Failures in a row before a video is given up.")] = 3,
+    log_format: LogFormat = "text",
+) -> None:
+    """Make long videos from controls, or go on with what is unfinished."""
+    from pipelines.generate import GenerateOptions
+    from pipelines.plan import ModelChoice
+
+    options = GenerateOptions(
+        source=source,
+        out=out,
+        first_frame=first_frame,
+        video_id=video_id,
+        model=ModelChoice(model=model, control=control, attention=attention),
+        dtype=dtype,
+        device=device,
+        overrides={
+            "height": height,
+            "width": width,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "negative_prompt": negative_prompt,
+            "dense_scale": dense_scale,
+            "sparse_scale": sparse_scale,
+            "noise": noise,
+            "normalization": normalization,
+            "fit": fit,
+        },
+        num_frames=num_frames,
+        seed=seed,
+        restart=restart,
+        from_segment=from_segment,
+        prompt=prompt,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        threads_per_worker=threads_per_worker,
+        address=address,
+        wait_for_nodes=wait_for_nodes,
+        max_retries=max_retries,
+    )
+    raise typer.Exit(_generate(options, log_format))
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder for the demo.")] = "out/demo",
+    segments: Annotated[int, typer.Option(help="How long: segments of the model, 1 or more.")] = 6,
+    scene: Annotated[int | None, typer.Option(help="Seed of the synthetic scene; default: a held-out one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model; default: the embedded one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="As in generate.")] = None,
+    log_format: LogFormat = "text",
+) -> None:
+    """Make a long video of a synthetic scene with the embedded model."""
+    from pipelines.demo import DEFAULT_SCENE, compare, demo_options, write_inputs
+
+    options = demo_options(out, DEFAULT_SCENE if scene is None else scene, segments, model, workers)
+    write_inputs(options)
+    code = _generate(options.generate, log_format)
+    if code == 0:
+        for path in compare(options):
+            typer.echo(path, err=True)
+    raise typer.Exit(code)
+
+
+@model_app.command("check")
+def check_model(
+    base: Annotated[str | None, typer.Argument(help="Folder, .safetensors or .index.json; default: embedded.")] = None,
+    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
+    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
+    config: Annotated[str | None, typer.Option(help="config.json of the transformer, if not the 14B one.")] = None,
+) -> None:
+    """Account for every tensor of the weights you have; exit code 1 if they do not fit."""
+    from longvie.models.checkpoints import account_files
+    from longvie.models.loading import resolve_model
+
+    if base is None and control is None and attention is None:
+        base = str(resolve_model(None))
+    accounts = account_files(base, control, attention, config)
+    for account in accounts:
+        typer.echo(f"{account}\n  {'fits' if account.fits else 'does NOT fit'}")
+    raise typer.Exit(0 if all(account.fits for account in accounts) else 1)
+
+
+def _generate(options: Any, log_format: str) -> int:
+    """Run a generate job with its progress and its table; the exit code."""
+    from rich.console import Console
+
+    from pipelines.errors import UserError
+    from pipelines.generate import generate as run
+    from pipelines.progress import reporting, summary
+
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format is {log_format}; choose text or json")
+    started = time.monotonic()
+    with reporting(log_format) as report:
+        outcomes = run(options, report)
+    seconds = time.monotonic() - started
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if log_format == "json":
+        report("end", seconds=round(seconds, 3), done=len(outcomes) - len(failed), failed=len(failed))
+    else:
+        Console().print(summary(outcomes, seconds))
+    return 1 if failed else 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; ends the process with 0, 1 or 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=arguments or ["--help"], prog_name="longvie", standalone_mode=False)
+    except _ClickException as error:
+        _end(f"{error.format_message().rstrip('.')}; see longvie --help")  # type: ignore[attr-defined]
+    except typer.Abort:
+        _end("interrupted; the same command goes on from the last segment", 1)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from the last segment", 1)
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        _end(str(error))
+    sys.exit(code or 0)
+
+
+def _is_users(error: ValueError) -> bool:
+    from longvie.models.checkpoints import CheckpointError
+    from longvie.video import VideoError
+    from pipelines.errors import UserError
+
+    return isinstance(error, (UserError, VideoError, CheckpointError))
+
+
+def _end(message: str, code: int = 2) -> None:
+    print("longvie: " + " ".join(message.split("\n")), file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

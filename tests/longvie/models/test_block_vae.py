@@ -1,0 +1,47 @@
+"""The block autoencoder keeps what its components span, is causal, and behaves as Wan's does in conditioning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longvie import conditioning
+from longvie.models.block_vae import BlockVAE
+
+
+@pytest.fixture
+def vae() -> BlockVAE:
+    torch.manual_seed(0)
+    vae = BlockVAE(z_dim=192, refiner_width=8)
+    pixels = torch.rand(8, 3, 9, 32, 32) * 2 - 1
+    first, rest = vae.blocks(pixels)
+    vae.first.fit(first.flatten(0, -2).repeat(4, 1))
+    vae.rest.fit(rest.flatten(0, -2))
+    return vae
+
+
+def test_frame_0_is_kept_with_all_its_components(vae: BlockVAE) -> None:
+    pixels = torch.rand(1, 3, 9, 16, 24) * 2 - 1
+    vae.first.components.data = torch.eye(192)  # random pixels need all of them
+    made = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+    assert made.shape == pixels.shape
+    torch.testing.assert_close(made[:, :, 0], pixels[:, :, 0], atol=1e-4, rtol=0)
+
+
+def test_a_remainder_is_dropped_and_later_frames_do_not_reach_back(vae: BlockVAE) -> None:
+    pixels = torch.rand(1, 3, 8, 16, 16)
+    latents = vae.encode(pixels).latent_dist.mode()
+    assert latents.shape == (1, 192, 2, 2, 2)
+    pixels[:, :, 5:] = 0
+    torch.testing.assert_close(vae.encode(pixels).latent_dist.mode(), latents)
+    assert conditioning.repeat_from(vae) == 1
+
+
+def test_saved_and_loaded_it_is_the_same(vae: BlockVAE, tmp_path: Path) -> None:
+    vae.save_pretrained(tmp_path)
+    loaded = BlockVAE.from_pretrained(tmp_path)
+    latents = torch.randn(1, 192, 3, 2, 2)
+    assert torch.equal(loaded.decode(latents).sample, vae.decode(latents).sample)
+    assert len(loaded.config.latents_mean) == len(loaded.config.latents_std) == 192

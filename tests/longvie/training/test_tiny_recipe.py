@@ -1,0 +1,93 @@
+"""The recipe at a toy size: it learns, and an interruption changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longvie import conditioning
+from longvie.models.block_vae import BlockVAE
+from longvie.training import tiny
+from longvie.training.latents import World, clips, encode_scene, fit_linear
+from longvie.training.step import Latents, StepConfig, control_states, draw_rows
+from longvie.training.text import MAX_TOKENS, tokenize, train_tokenizer
+from longvie.training.vae import crops, refiner_loss, train_refiner
+
+WORLD = World(height=16, width=24, segment_length=9, num_segments=2)
+
+
+@pytest.fixture(scope="module")
+def vae() -> BlockVAE:
+    torch.manual_seed(0)
+    vae = BlockVAE(z_dim=8, refiner_width=8)
+    fit_linear(vae, clips([WORLD.scene(seed) for seed in range(4)], WORLD), seed=0, blocks=500)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def data(vae: BlockVAE) -> Latents:
+    scenes = [WORLD.scene(seed) for seed in range(3)]
+    parts = [encode_scene(vae, scene, WORLD.segment_length) for scene in scenes]
+    latents = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    captions = [scene.caption for scene in scenes for _ in range(WORLD.num_segments)]
+    return tiny.dataset(latents, captions, train_tokenizer(captions), vae, WORLD.num_segments)
+
+
+def test_states_equal_those_of_the_pipeline(vae: BlockVAE, data: Latents) -> None:
+    frames = WORLD.scene(0).dense[: WORLD.segment_length]
+    with torch.no_grad():
+        expected = conditioning.control_states(vae, frames)
+    made = control_states(data.dense[:1].float(), data.zero, 4)
+    torch.testing.assert_close(made, expected, atol=5e-3, rtol=5e-3)  # the set is kept in float16
+
+
+def test_every_epoch_shows_every_segment_once() -> None:
+    seen = torch.cat([draw_rows(12, 4, seed=1, step=step) for step in range(6)])
+    assert sorted(seen[:12].tolist()) == sorted(seen[12:].tolist()) == list(range(12))
+    assert seen[:12].tolist() != seen[12:].tolist()
+
+
+def test_resuming_equals_an_uninterrupted_run(data: Latents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "CHECKPOINT_EVERY", 3)
+    recipe = tiny.TinyRecipe(z_dim=8, num_steps=6, step=StepConfig(batch=2))
+    vocabulary = int(data.ids.max()) + 1
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = tiny.transformer_stage(tmp_path / "whole", recipe, data, vocabulary)
+    original = tiny.batch_loss
+
+    def interrupted(*arguments: object) -> object:
+        if arguments[-1] == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny, "batch_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.transformer_stage(tmp_path / "parts", recipe, data, vocabulary)
+    monkeypatch.setattr(tiny, "batch_loss", original)
+    parts = tiny.transformer_stage(tmp_path / "parts", recipe, data, vocabulary)
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_refiner_improves_on_the_linear_decoder(vae: BlockVAE) -> None:
+    sources = clips([WORLD.scene(seed) for seed in range(4)], WORLD)
+    pixels = crops(sources, side=16, batch=32, generator=torch.Generator().manual_seed(9))
+
+    def loss() -> float:
+        return refiner_loss(vae, pixels, torch.Generator().manual_seed(0)).item()
+
+    linear = loss()  # a new refiner adds nothing
+    for _ in train_refiner(vae, sources, num_steps=60, seed=0, batch=8, side=16):
+        pass
+    assert loss() < linear
+
+
+def test_prompts_become_words_and_an_end() -> None:
+    tokenizer = train_tokenizer(["a red ball on sand", "a blue box"])
+    ids, mask = tokenize(tokenizer, ["A red box", "a zebra", ""])
+    assert ids.shape == (3, MAX_TOKENS)
+    assert mask.sum(1).tolist() == [4, 3, 1]
+    assert tokenizer.convert_ids_to_tokens(ids[1, :3].tolist()) == ["a", "<unk>", "</s>"]

@@ -1,0 +1,208 @@
+"""The job over Ray actors: however many workers there are and whoever is killed, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.worker import GeneratorWorker
+from tests.pipelines.helpers import (
+    NUM_SEGMENTS,
+    Executioner,
+    Inputs,
+    Log,
+    all_points,
+    artifacts,
+    commits_of,
+    killed_worker,
+    run,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+VIDEOS = {"a": {"seed": 3}, "b": {"seed": 4, "num_frames": 10, "prompts": ["night", "ball"]}, "c": {"seed": 5}}
+LENGTHS = {"a": 4, "b": 2, "c": 4}
+
+
+@pytest.fixture(scope="module")
+def source(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [inputs.row(video_id, **changes) for video_id, changes in VIDEOS.items()]
+    return inputs.manifest(tmp_path_factory.mktemp("on_ray"), *rows)
+
+
+@pytest.fixture(scope="module")
+def whole(source: str, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What this process alone makes, one video after the other, uninterrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    run(source, out, toy_folder)
+    return {video_id: artifacts(out / video_id) for video_id in VIDEOS}
+
+
+def same(out: Path, whole: dict[str, dict[str, bytes]]) -> bool:
+    return {video_id: artifacts(out / video_id) for video_id in VIDEOS} == whole
+
+
+@pytest.mark.usefixtures("ray_here")
+class TestWorkers:
+    def test_two_workers_with_declared_gpus(
+        self, source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        """Longest first, each video on one worker, each worker on its own GPU; the bytes of one process alone."""
+        log = Log()
+        outcomes = run(source, tmp_path, toy_folder, workers=2, gpus_per_worker=1, device="cpu", report=log)
+        assert [(o.video_id, o.status, o.made) for o in outcomes] == [(v, "done", n) for v, n in LENGTHS.items()]
+        assert same(tmp_path, whole)
+        first = [event["video_id"] for event in log.of("segment") if event["segment"] == 0]
+        assert sorted(first[:2]) == ["a", "c"], "the longest videos begin"
+        assert first[2] == "b"
+        workers = {v: {e["worker"] for e in log.of("segment") if e["video_id"] == v} for v in VIDEOS}
+        assert all(len(names) == 1 for names in workers.values()), "a video stays on its worker"
+        assert {name.split()[-1] for names in workers.values() for name in names} == {"0", "1"}, "one GPU each"
+        assert {event["segment"] for event in log.of("step")} <= set(range(NUM_SEGMENTS))
+        again = run(source, tmp_path, toy_folder, workers=1, gpus_per_worker=0)
+        assert {outcome.status for outcome in again} == {"up to date"}, "where it ran is not part of what it is"
+
+    def test_killed_workers(
+        self, source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        """Workers die at three points; their videos go on elsewhere, from the last carry."""
+        self.kill(
+            source, toy_folder, whole, tmp_path, ["a/carry/00001.safetensors:half", "step:2:1", "c/video.mp4:whole"]
+        )
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(4))
+    def test_killed_workers_at_many_points(
+        self, source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path, seed: int
+    ) -> None:
+        points = [p for p in all_points("a") + all_points("c") if "manifest" not in p]
+        self.kill(source, toy_folder, whole, tmp_path, random.Random(seed).sample(sorted(set(points)), 6))
+
+    def kill(
+        self, source: str, toy: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path, points: list[str]
+    ) -> None:
+        marks, log = tmp_path / "marks", Log()
+        marks.mkdir()
+        outcomes = run(
+            source,
+            tmp_path / "out",
+            toy,
+            workers=2,
+            gpus_per_worker=0,
+            worker_class=killed_worker(Executioner(marks, points)),
+            report=log,
+            max_retries=8,
+        )
+        died = len(list(marks.iterdir()))
+        assert died == len(points), "every point was reached, and killed its worker"
+        assert {outcome.status for outcome in outcomes} == {"done"}
+        assert same(tmp_path / "out", whole)
+        assert len(log.of("worker lost")) == died
+        made = sum(outcome.made for outcome in outcomes)
+        assert sum(LENGTHS.values()) - died <= made <= sum(LENGTHS.values()), "none was made and reported twice"
+        reported = [(event["video_id"], event["segment"]) for event in log.of("segment")]
+        assert len(reported) == len(set(reported))
+
+    def test_retries_are_bounded_and_others_finish(self, source: str, toy_folder: Path, tmp_path: Path) -> None:
+        """An error that stays fails its video, after as many tries as were asked for, with its message."""
+        log = Log()
+        outcomes = {
+            outcome.video_id: outcome
+            for outcome in run(
+                source,
+                tmp_path,
+                toy_folder,
+                workers=2,
+                gpus_per_worker=0,
+                worker_class=_FailingWorker,
+                report=log,
+                max_retries=1,
+            )
+        }
+        assert {v: o.status for v, o in outcomes.items()} == {"a": "failed", "b": "done", "c": "failed"}
+        assert outcomes["a"].error == "segment 1: OSError: the disk of a is full"
+        assert outcomes["c"].error == "segment 2: ValueError: c is beyond repair"
+        assert [event["video_id"] for event in log.of("retry")] == ["a"], "an error in the input is not tried again"
+        manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+        assert (manifest["status"], manifest["error"]) == ("failed", outcomes["a"].error)
+        assert len(commits_of(tmp_path / "a")) == 1
+        healed = run(source, tmp_path, toy_folder)
+        assert [(o.status, o.made) for o in healed] == [("done", 3), ("up to date", 0), ("done", 2)]
+
+    def test_workers_that_cannot_start(self, source: str, toy_folder: Path, tmp_path: Path) -> None:
+        outcomes = run(
+            source,
+            tmp_path,
+            toy_folder,
+            workers=1,
+            gpus_per_worker=0,
+            worker_class=_StillbornWorker,
+            max_retries=1,
+        )
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        assert outcomes[0].error == "no worker could start: no model here"
+
+    def test_a_gpu_worker_without_a_gpu(self, source: str, toy_folder: Path, tmp_path: Path) -> None:
+        """A node that claims a GPU it does not have is an error, never a quiet run on the CPU."""
+        outcomes = run(source, tmp_path, toy_folder, workers=1, gpus_per_worker=1)
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        assert outcomes[0].error is not None
+        assert "was given a GPU but torch sees none" in outcomes[0].error
+
+    def test_plans_that_cannot_be_placed_write_nothing(self, source: str, toy_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="do not fit"):
+            run(source, tmp_path / "out", toy_folder, workers=None, gpus_per_worker=3)
+        with pytest.raises(UserError, match="--device cuda needs --gpus-per-worker"):
+            run(source, tmp_path / "out", toy_folder, workers=1, gpus_per_worker=0, device="cuda")
+        assert not (tmp_path / "out").exists()
+
+
+class _FailingWorker(GeneratorWorker):
+    def make_segment(self, job: Any, index: int) -> Any:
+        if (job.video_id, index) == ("a", 1):
+            raise OSError("the disk of a is full")
+        if (job.video_id, index) == ("c", 2):
+            raise ValueError("c is beyond repair")
+        return super().make_segment(job, index)
+
+
+class _StillbornWorker(GeneratorWorker):
+    def setup(self, video_id: str) -> dict[str, Any]:
+        raise RuntimeError("no model here")
+
+
+def test_the_driver_is_killed(
+    source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """`longvie generate` dies with its Ray; the same command goes on, and makes none of the committed again."""
+    command = [sys.executable, "-m", "pipelines.cli", "generate", source, "--out", str(tmp_path / "out")]
+    command += ["--model", str(toy_folder), "--workers", "2", "--log-format", "json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if json.loads(line)["event"] == "segment":
+            break
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(2)  # its workers notice; what they still commit is as good as any
+    committed = {video_id: commits_of(tmp_path / "out" / video_id) for video_id in VIDEOS}
+    assert 0 < sum(map(len, committed.values())) < sum(LENGTHS.values()), "it was killed in the midst of it"
+    again = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    made = sum(event["event"] == "segment" for event in events)
+    assert made == sum(LENGTHS.values()) - sum(map(len, committed.values()))
+    assert same(tmp_path / "out", whole)
+    for video_id, commits in committed.items():
+        assert commits.items() <= commits_of(tmp_path / "out" / video_id).items()
