@@ -22,6 +22,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenize
 
 from longvie import conditioning, sampling
 from longvie.config import GenerationConfig, check_size
+from longvie.models import block_vae as _block_vae  # noqa: F401  diffusers loads only from modules already imported
 from longvie.models.transformer import LongVieTransformer3DModel, Scale
 from longvie.types import Frames, Image
 
