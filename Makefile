@@ -33,7 +33,6 @@ tiny: $(READY)
 	$(BIN)/python -m longvie.training.tiny --out out/tiny
 
 benchmark: $(READY)
-	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/generate.py
 
 $(READY): pyproject.toml constraints.txt
