@@ -27,8 +27,17 @@ from longvie.types import Frames, Image
 MAX_IMAGE_PIXELS = 64_000_000  # refuses decompression bombs
 
 # One key frame at the start, no B-frames and one thread: segments join without re-encoding, and the same frames give
-# the same bytes everywhere. CRF 16 is visually lossless for H.264.
-_ENCODER = {"crf": "16", "preset": "medium", "bf": "0", "g": "600", "sc_threshold": "0", "threads": "1"}
+# the same bytes everywhere. CRF 16 is visually lossless for H.264. Macroblock-tree rate control is off: x264's assembly
+# for it reads uninitialised memory on frames of a few macroblocks, and one encode in fifty came out different.
+_ENCODER = {
+    "crf": "16",
+    "preset": "medium",
+    "bf": "0",
+    "g": "600",
+    "sc_threshold": "0",
+    "threads": "1",
+    "mbtree": "0",
+}
 
 
 class VideoError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import av
@@ -45,10 +46,15 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_video(tmp_path / f"{name}.mp4", moving(12), fps=16)
-    write_video(tmp_path / "c.mp4", iter(moving(12).split(5)), fps=16)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
+    """However they are batched and whatever lies in memory: x264's default settings fail one time in fifty."""
+    hashes, path = set(), tmp_path / "video.mp4"
+    random = np.random.default_rng(0)
+    held: list[bytes] = []
+    for attempt in range(150):
+        write_video(path, iter(moving(12).split(5)) if attempt % 2 else moving(12), fps=16)
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        held = [*held[-20:], random.bytes(int(random.integers(1_000, 200_000)))]
+    assert len(hashes) == 1
 
 
 def test_join_keeps_every_frame_and_streams(tmp_path: Path) -> None:
