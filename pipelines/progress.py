@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+_SPEED_SECONDS = 3600.0  # what time left is reckoned from; one segment of the released model takes eight minutes
+
 
 class Report(Protocol):
     """Takes one event. Kinds: plan, note, worker, worker lost, worker failed, step, segment, retry, video."""
@@ -68,7 +70,7 @@ class _Lines:
 class Bars:
     """One bar a video (segments, and steps within the segment) and one overall, each with the time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] | None = None) -> None:
         self._console = console
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -79,10 +81,13 @@ class Bars:
             TimeRemainingColumn(compact=True),
             console=console,
             expand=True,
+            speed_estimate_period=_SPEED_SECONDS,
+            get_time=clock,
         )
         self._overall: TaskID | None = None
         self._videos: dict[str, tuple[TaskID, int]] = {}  # the bar, and how many segments are done
         self._totals: dict[str, tuple[int, int]] = {}  # segments in all, and done before
+        self._num_done = 0  # segments of all videos
 
     def __call__(self, kind: str, **fields: Any) -> None:
         line = describe(kind, fields)
@@ -91,6 +96,7 @@ class Bars:
         if kind == "plan":
             self._totals = {v["video_id"]: (v["num_segments"], v["num_done"]) for v in fields["videos"]}
             total, done = (sum(numbers) for numbers in zip(*self._totals.values(), strict=True))
+            self._num_done = done
             self._overall = self.progress.add_task(
                 f"{len(self._totals)} videos", total=total, completed=done, segments=f"{done}/{total}", steps=""
             )
@@ -98,12 +104,14 @@ class Bars:
             task, done = self._bar(fields["video_id"])
             steps = f"{fields['step']}/{fields['num_steps']} steps"
             self.progress.update(task, completed=done + fields["step"] / fields["num_steps"], steps=steps)
+            self._update_overall()
         elif kind == "segment":
             task, _ = self._bar(fields["video_id"])
             done, total = fields["segment"] + 1, fields["num_segments"]
             self._videos[fields["video_id"]] = (task, done)
             self.progress.update(task, completed=done, segments=f"{done}/{total}", steps="")
-            self._advance_overall()
+            self._num_done += 1
+            self._update_overall()
         elif kind == "video" and fields["video_id"] in self._videos:
             self.progress.remove_task(self._videos.pop(fields["video_id"])[0])
 
@@ -115,11 +123,16 @@ class Bars:
             self._videos[video_id] = (task, done)
         return self._videos[video_id]
 
-    def _advance_overall(self) -> None:
-        if self._overall is not None:
-            self.progress.advance(self._overall)
-            task = next(t for t in self.progress.tasks if t.id == self._overall)
-            self.progress.update(self._overall, segments=f"{task.completed:g}/{task.total:g}")
+    def _update_overall(self) -> None:
+        """All segments that are done, and the parts of those in the making, so that its time left moves with steps."""
+        if self._overall is None:
+            return
+        at_work = {task: done for task, done in self._videos.values()}
+        begun = sum(task.completed - at_work[task.id] for task in self.progress.tasks if task.id in at_work)
+        total = sum(num_segments for num_segments, _ in self._totals.values())
+        self.progress.update(
+            self._overall, completed=self._num_done + begun, segments=f"{self._num_done}/{total}"
+        )
 
 
 def describe(kind: str, fields: dict[str, Any]) -> str | None:

@@ -30,6 +30,7 @@ def test_bars() -> None:
     video = bars.progress.tasks[1]
     assert (video.completed, video.total) == (4.5, 10)
     assert video.fields["steps"] == "25/50 steps"
+    assert (overall.completed, overall.fields["segments"]) == (4.5, "4/12"), "steps move the bar, segments are counted"
     bars("segment", video_id="ride_horse", segment=4, num_segments=10, num_frames=80, seconds=9.0)
     assert (video.completed, video.fields["segments"], video.fields["steps"]) == (5, "5/10", "")
     assert (overall.completed, overall.fields["segments"]) == (5, "5/12")
@@ -42,6 +43,22 @@ def test_bars() -> None:
     assert "5/12" in drawn
     bars("video", video_id="ride_horse", status="done", error=None, uri="out/ride_horse")
     assert [task.description for task in bars.progress.tasks] == ["2 videos", bars.progress.tasks[1].description]
+
+
+def test_time_left_where_a_segment_takes_minutes() -> None:
+    """Ten seconds a step, fifty steps a segment, as the released model on one GPU: both bars say when it ends."""
+    now = 0.0
+    bars = Bars(Console(file=io.StringIO(), force_terminal=True, width=100), clock=lambda: now)
+    bars("plan", videos=[{"video_id": "a", "num_segments": 10, "num_done": 0}], placement="")
+    for segment in range(2):
+        for step in range(51):
+            bars("step", video_id="a", segment=segment, step=step, num_steps=50)
+            now += 10 * (step < 50)
+        bars("segment", video_id="a", segment=segment, num_segments=10, num_frames=80, seconds=500.0)
+    for task in bars.progress.tasks:
+        assert task.completed == 2
+        assert task.time_remaining is not None
+        assert abs(task.time_remaining - 8 * 500) < 100
 
 
 def test_user_text_is_never_taken_for_markup() -> None:
