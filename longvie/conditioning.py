@@ -64,32 +64,36 @@ def encode_first_frame(vae: AutoencoderKLWan, first: Pixels, num_frames: int) ->
 
     Past the encoder's temporal receptive field only zeros are seen, so the latents repeat: only that much is encoded.
     """
-    needed = min(num_latent_frames(num_frames), repeat_from(vae) + 1)
-    zeros = first.new_zeros(1, 3, 4 * (needed - 1), *first.shape[3:])
+    factor = vae.config.scale_factor_temporal
+    wanted = num_latent_frames(num_frames, factor)
+    needed = min(wanted, repeat_from(vae, first.device) + 1)
+    zeros = first.new_zeros(1, 3, factor * (needed - 1), *first.shape[3:])
     latents = encode(vae, torch.cat([first, zeros], dim=2))
-    repeats = num_latent_frames(num_frames) - needed
+    repeats = wanted - needed
     return torch.cat([latents, latents[:, :, -1:].expand(-1, -1, repeats, -1, -1)], dim=2)
 
 
 @torch.no_grad()
-def repeat_from(vae: AutoencoderKLWan) -> int:
+def repeat_from(vae: AutoencoderKLWan, device: torch.device | str = "cpu") -> int:
     """The index of the first latent frame that no longer sees pixel frame 0: the encoder's temporal receptive field.
 
     Found by encoding a NaN frame followed by zeros at the smallest size: NaN reaches every latent whose receptive
     field holds it, whatever the weights. Wan's VAE: 29, so that only segments of more than 117 frames gain.
+
+    Args:
+        device: where the VAE works; an offloaded one has its weights elsewhere until it is called.
     """
     if vae not in _repeat_from:
-        side = 2 * vae.config.scale_factor_spatial
-        parameter = next(vae.parameters())
+        side, factor = 2 * vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
         for num_latents in (16, 32, 64, 128):
-            probe = torch.zeros(1, 3, 1 + 4 * (num_latents - 1), side, side, dtype=vae.dtype, device=parameter.device)
+            probe = torch.zeros(1, 3, 1 + factor * (num_latents - 1), side, side, dtype=vae.dtype, device=device)
             probe[:, :, 0] = torch.nan
             clean = ~vae.encode(probe).latent_dist.mode().isnan().any(dim=(0, 1, 3, 4))
             if clean.any():
                 _repeat_from[vae] = int(clean.int().argmax())
                 break
         else:
-            raise ValueError(f"{type(vae).__name__} sees frame 0 for more than 509 frames; it is not a causal Wan VAE")
+            raise ValueError(f"{type(vae).__name__} sees frame 0 for more than 509 frames; it is not a causal VAE")
     return _repeat_from[vae]
 
 
@@ -115,7 +119,8 @@ def history_states(vae: AutoencoderKLWan, history: Frames) -> Latents | None:
     """
     if len(history) == 0:
         return None
-    used = 1 + 4 * ((len(history) - 1) // 4)
+    factor = vae.config.scale_factor_temporal
+    used = 1 + factor * ((len(history) - 1) // factor)
     return encode(vae, to_pixels(history[:used]))
 
 

@@ -106,6 +106,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.video_processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
         self._interrupt = False
         self._num_timesteps = 0
+        self._current_timestep: Tensor | None = None
 
     # Text and image encoding are diffusers' own, borrowed from the pipeline for the base model.
     _get_t5_prompt_embeds = WanImageToVideoPipeline._get_t5_prompt_embeds
@@ -137,6 +138,11 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """The timestep that is being denoised; diffusers' step caches ask for it. None between segments."""
+        return self._current_timestep
 
     def noise_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
         """The shape of the starting noise of one segment, (1, z, F, H, W)."""
@@ -196,7 +202,15 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.transformer._reset_stateful_cache()  # a step cache must not leak from the segment before
         try:
             condition = self.build_condition(
-                first, prompt, negative_prompt, dense, sparse, history, num_frames, prompt_embeds, negative_prompt_embeds
+                first,
+                prompt,
+                negative_prompt,
+                dense,
+                sparse,
+                history,
+                num_frames,
+                prompt_embeds,
+                negative_prompt_embeds,
             )
             if latents is None:
                 shape = self.noise_shape(num_frames, height, width)
@@ -213,6 +227,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             )
             frames = self._decode(latents, output_type)
         finally:
+            self._current_timestep = None
             self.maybe_free_model_hooks()
         return LongViePipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -280,8 +295,9 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         latents = sampling.start_latents(noise.to(device), condition.history)
         history = None if condition.history is None else condition.history.to(dtype)
 
-        def predict(name: str, text: Tensor, timestep: Tensor) -> Tensor:
-            with self.transformer.cache_context(name):
+        def predict(name: str, text: Tensor, step: int) -> Tensor:
+            timestep, sigma = timesteps[step], self.scheduler.sigmas[step].item()
+            with self.transformer.cache_context(name, step_index=step, num_inference_steps=num_steps, sigma=sigma):
                 (velocity,) = self.transformer(
                     hidden_states=torch.cat([latents, condition.image], dim=1).to(dtype),
                     timestep=sampling.model_timestep(timestep, dtype).expand(1),
@@ -301,9 +317,10 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue
-                velocity = predict("cond", condition.prompt, timestep)
+                self._current_timestep = timestep
+                velocity = predict("cond", condition.prompt, step)
                 if condition.negative_prompt is not None:
-                    negative = predict("uncond", condition.negative_prompt, timestep)
+                    negative = predict("uncond", condition.negative_prompt, step)
                     velocity = sampling.guide(velocity, negative, self._guidance_scale)
                 (latents,) = self.scheduler.step(velocity, timestep, latents, return_dict=False)
                 if callback is not None:
@@ -334,7 +351,11 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         temporal = self.vae.config.scale_factor_temporal
         if num_frames < 1 or num_frames % temporal != 1:
             raise ValueError(f"num_frames is {num_frames}; a segment has 1 + a multiple of {temporal} frames")
-        for name, frames, length in (("dense", dense, num_frames), ("sparse", sparse, num_frames), ("history", history, None)):
+        for name, frames, length in (
+            ("dense", dense, num_frames),
+            ("sparse", sparse, num_frames),
+            ("history", history, None),
+        ):
             if frames is None:
                 continue
             if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1:] != (height, width, 3):

@@ -17,6 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.utils import apply_lora_scale
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -183,6 +184,7 @@ class LongVieTransformer3DModel(WanTransformer3DModel):
             )
         self.control_embedder = ControlEmbedder(dim) if num_control_layers else None
 
+    @apply_lora_scale("attention_kwargs")  # as the parent's forward, which controls are embedded before
     def forward(
         self,
         hidden_states: Float[Tensor, "b c f h w"],

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import (
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.hooks import SeaCacheConfig
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image as PILImage
+from safetensors.torch import save_file
 
+from longvie import conditioning
 from longvie.models.loading import fingerprint, load_pipeline, read_pipeline_config
+from longvie.models.names import release_name
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
 from tests.toy import toy_pipeline
@@ -46,7 +59,9 @@ def test_makes_uint8_frames_of_the_images_size(pipe: LongViePipeline) -> None:
     assert torch.equal(made, call(pipe)), "the same call gives the same frames"
 
 
-@pytest.mark.parametrize("changed", ["prompt", "dense", "sparse", "history", "image", "generator", "dense_scale", "guidance"])
+@pytest.mark.parametrize(
+    "changed", ["prompt", "dense", "sparse", "history", "image", "generator", "dense_scale", "guidance"]
+)
 def test_everything_given_matters(pipe: LongViePipeline, changed: str) -> None:
     other: dict[str, Any] = {
         "prompt": {"prompt": "night rolls"},
@@ -113,7 +128,11 @@ def test_wans_own_folder_with_released_control(pipe: LongViePipeline, tmp_path: 
     base = WanTransformer3DModel(**plain)
     base.load_state_dict({k: v for k, v in pipe.transformer.state_dict().items() if not is_control(k)})
     wan = WanImageToVideoPipeline(
-        tokenizer=pipe.tokenizer, text_encoder=pipe.text_encoder, vae=pipe.vae, scheduler=pipe.scheduler, transformer=base
+        tokenizer=pipe.tokenizer,
+        text_encoder=pipe.text_encoder,
+        vae=pipe.vae,
+        scheduler=pipe.scheduler,
+        transformer=base,
     )
     wan.save_pretrained(tmp_path / "wan")
     export_release(pipe.transformer, tmp_path / "release")
@@ -129,19 +148,78 @@ def test_wans_own_folder_with_released_control(pipe: LongViePipeline, tmp_path: 
     assert (call(loaded).int() - call(pipe).int()).abs().max() <= 1
 
 
-def test_lora(pipe: LongViePipeline, tmp_path: Path) -> None:
-    plain = call(pipe, output_type="latent")
+BASE_LINEARS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+
+
+def lora_donor(target: str | list[str]) -> tuple[LongViePipeline, dict[str, torch.Tensor]]:
+    """The toy with a random adapter on some of its linears, and the adapter's weights by diffusers' names."""
     donor = toy_pipeline()
-    donor.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    layers = {k.replace(".default", ""): v for k, v in get_peft_model_state_dict(donor.transformer).items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        donor.transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=target, init_lora_weights=False))
+    return donor, {k.replace(".default", ""): v for k, v in get_peft_model_state_dict(donor.transformer).items()}
+
+
+def test_lora(pipe: LongViePipeline, tmp_path: Path) -> None:
+    """A saved LoRA, control layers among its targets, gives the numbers of the model it was taken from."""
+    plain = call(pipe, output_type="latent")
+    donor, layers = lora_donor(["to_q", "to_v", "fuse", "dense_proj"])
+    assert any("dense_block" in name for name in layers)
     LongViePipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
     pipe.load_lora_weights(tmp_path)
     with_lora = call(pipe, output_type="latent")
     assert not torch.allclose(plain, with_lora, atol=1e-3)
+    assert torch.allclose(with_lora, call(donor, output_type="latent"), atol=1e-6)
     scaled = call(pipe, output_type="latent", attention_kwargs={"scale": 0.0})
     assert torch.allclose(scaled, plain, atol=1e-5)
     pipe.unload_lora_weights()
     assert torch.allclose(call(pipe, output_type="latent"), plain, atol=1e-6)
+
+
+def test_lora_as_others_publish_it(pipe: LongViePipeline, tmp_path: Path) -> None:
+    """With original Wan names, as LoRAs for the base model are found; fused into the weights it gives the same."""
+    donor, layers = lora_donor(BASE_LINEARS)
+    expected = call(donor, output_type="latent")
+
+    def published(name: str) -> str:
+        layer, _, half = name.rpartition(".lora_")
+        return f"diffusion_model.{release_name(f'{layer}.weight').removesuffix('.weight')}.lora_{half}"
+
+    save_file({published(name): tensor.contiguous() for name, tensor in layers.items()}, tmp_path / "wan.safetensors")
+    pipe.load_lora_weights(tmp_path, weight_name="wan.safetensors")
+    assert torch.allclose(call(pipe, output_type="latent"), expected, atol=1e-6)
+    pipe.fuse_lora()
+    assert torch.allclose(call(pipe, output_type="latent"), expected, atol=1e-4)
+
+
+def test_model_offload_wakes_each_part_in_turn(pipe: LongViePipeline) -> None:
+    """diffusers' own hooks, here from the CPU to the CPU: no part is used before its hook has brought it."""
+    plain = call(pipe, history=None)
+    pipe.enable_model_cpu_offload(device="cpu")
+    names = {id(part): name for name, part in pipe.components.items()}
+    woken: list[str] = []
+    for offload in pipe._all_hooks:
+
+        def pre_forward(
+            module: torch.nn.Module, *args: Any, original: Any = offload.hook.pre_forward, **kwargs: Any
+        ) -> Any:
+            woken.append(names[id(module)])
+            return original(module, *args, **kwargs)
+
+        offload.hook.pre_forward = pre_forward
+    assert torch.equal(call(pipe, history=None), plain)
+    assert [name for name, _ in itertools.groupby(woken)] == ["text_encoder", "vae", "transformer", "vae"]
+
+
+def test_the_vaes_receptive_field_is_looked_for_where_it_works(pipe: LongViePipeline) -> None:
+    """Under offload the VAE's weights are elsewhere until it is called; what it is given must not follow them."""
+    given: list[str] = []
+    vae = pipe.vae.to("meta")
+    vae.encode = lambda pixels: (
+        given.append(pixels.device.type) or pipe.vae.__class__.encode(toy_pipeline().vae, pixels)
+    )
+    conditioning.repeat_from(vae, "cpu")
+    assert set(given) == {"cpu"}
 
 
 def test_group_offload_changes_nothing(pipe: LongViePipeline) -> None:
@@ -156,11 +234,36 @@ def test_attention_backend(pipe: LongViePipeline) -> None:
     assert torch.allclose(call(pipe, output_type="latent"), plain, atol=1e-4)
 
 
-def test_step_caches_are_reset_for_every_segment(pipe: LongViePipeline) -> None:
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))  # skips whatever it may
-    first = call(pipe, output_type="latent")
-    call(pipe, image=frames(1, 7)[0], dense=frames(9, 8))
-    assert torch.equal(call(pipe, output_type="latent"), first), "another segment leaked in through the cache"
+CACHES: dict[str, Callable[[LongViePipeline], Any]] = {  # all set to skip whatever they may
+    "first block": lambda _: FirstBlockCacheConfig(threshold=10.0),
+    "mag": lambda _: MagCacheConfig(
+        mag_ratios=torch.ones(6), num_inference_steps=6, threshold=9.0, retention_ratio=0.2
+    ),
+    "taylor": lambda _: TaylorSeerCacheConfig(
+        cache_interval=2, disable_cache_before_step=2, max_order=1, cache_identifiers=[r"blocks\.\d+\.attn1"]
+    ),
+    "attention broadcast": lambda pipe: PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(100, 990),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    ),
+    "sea": lambda _: SeaCacheConfig(
+        threshold=10.0, raw_vision_callback=lambda _, __, given: [given["hidden_states"][0, :4]]
+    ),
+}
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_step_caches_skip_and_are_reset_for_every_segment(pipe: LongViePipeline, cache: str) -> None:
+    """diffusers' caches work with control and guidance, and nothing of one segment is left in the next."""
+    given: dict[str, Any] = {"output_type": "latent", "num_inference_steps": 6, "guidance_scale": 3.0}
+    plain = call(pipe, **given)
+    pipe.transformer.enable_cache(CACHES[cache](pipe))
+    first = call(pipe, **given)
+    assert not torch.equal(first, plain), "nothing was skipped"
+    call(pipe, image=frames(1, 7)[0], dense=frames(9, 8), **{**given, "output_type": "uint8"})
+    assert torch.equal(call(pipe, **given), first), "another segment leaked in through the cache"
+    assert pipe.current_timestep is None
 
 
 def test_callback_sees_and_changes_latents(pipe: LongViePipeline) -> None:
