@@ -93,7 +93,7 @@ def _jsonl(path: Path, name: str) -> list[tuple[str, Any]]:
         where = f"{name} line {number}"
         try:
             rows.append((where, json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({first_line(error)})") from error
     return rows
 
@@ -170,7 +170,7 @@ def _prompts(where: str, content: Mapping[str, Any]) -> tuple[tuple[int | None, 
 def _cond(path: Path, name: str, base: str, first_frame: str, video_id: str | None) -> Row:
     try:
         entries = json.loads(_text(path, name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not JSON ({first_line(error)})") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{name} is not a list of segments; each entry has text, depth and track")

@@ -13,7 +13,7 @@ from typing import Any
 
 from longvie.config import GenerationConfig, check_size
 from longvie.models.checkpoints import CheckpointError, account_files
-from longvie.models.loading import PipelineConfig, fingerprint, read_pipeline_config
+from longvie.models.loading import PipelineConfig, check_components, fingerprint, read_pipeline_config
 from longvie.segments import num_segments, plan_segments
 from longvie.video import VideoError, read_image
 from pipelines.control_files import ControlFile, ControlFiles, file_starts, sha256_of
@@ -21,6 +21,7 @@ from pipelines.errors import UserError
 from pipelines.inputs import Row
 
 DTYPES = ("float32", "bfloat16", "float16")
+MAX_SEGMENTS = 100_000  # of one video: their files' names have five digits
 _PROBES = 8  # files looked at at once; decoding releases Python's lock
 
 
@@ -35,6 +36,7 @@ class ModelChoice:
     def check(self) -> PipelineConfig:
         """The model's configuration. `CheckpointError`, in one line, unless all weights are there and fit."""
         config = read_pipeline_config(self.model)
+        check_components(config.path)
         failures = [a for a in account_files(config.path, self.control, self.attention) if not a.fits]
         if failures:
             first = failures[0]
@@ -153,6 +155,11 @@ def _plan(
         raise UserError(f"{row.where}, field num_frames: missing; without controls nothing says how long the video is")
     if available is not None and wanted > available:
         raise UserError(f"{row.where}, field num_frames: {wanted}, but the controls have {available} frames")
+    if num_segments(wanted, model.segment_length) > MAX_SEGMENTS:
+        most = MAX_SEGMENTS * (model.segment_length - 1) + 1
+        raise UserError(
+            f"{row.where}, field num_frames: {wanted}; a video has at most {most} ({MAX_SEGMENTS} segments)"
+        )
     try:
         read_image(row.first_frame)
     except VideoError as error:

@@ -184,8 +184,13 @@ def _plan(
         chosen["num_control_layers"] = 0
     elif control is not None:
         chosen["num_control_layers"] = chosen.get("num_control_layers") or wan2_1_i2v_14b()["num_control_layers"]
-    with init_empty_weights():
-        model = LongVieTransformer3DModel(**chosen)
+    try:
+        with init_empty_weights():
+            model = LongVieTransformer3DModel(**chosen)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"config of the transformer makes no model ({error}); take the one its weights came with"
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = {release_name(name): name for name in shapes}
     plan = (
@@ -267,7 +272,12 @@ def _read_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
             config = json.loads(Path(config).read_text())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"config {config} is not a readable JSON file ({error})") from error
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"config is a {type(config).__name__}; give a JSON object")
     if "num_heads" in config:
-        return from_release_config(config)
+        try:
+            return from_release_config(config)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"config in the original vocabulary is incomplete or wrong ({error!r})") from error
     allowed = inspect.signature(LongVieTransformer3DModel.__init__).parameters
     return {key: value for key, value in config.items() if key in allowed}

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 from longvie.models.checkpoints import CheckpointError, load_transformer, weight_files
 from longvie.pipeline import LongViePipeline
 
 TINY = Path(__file__).parent.parent / "tiny"
+_CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 _LOADED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # no format that can run code
 
 
@@ -59,7 +61,9 @@ def resolve_model(model: str | Path | None) -> Path:
         return Path(snapshot_download(str(model), allow_patterns=list(_LOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"model {model} is neither a folder here nor to be had from the hub ({reason})") from error
+        raise CheckpointError(
+            f"model {model} is neither a folder here nor to be had from the hub ({reason})"
+        ) from error
 
 
 def read_pipeline_config(model: str | Path | None = None) -> PipelineConfig:
@@ -73,6 +77,10 @@ def read_pipeline_config(model: str | Path | None = None) -> PipelineConfig:
     )
     names = ("segment_length", "num_history_frames", "fps", "height", "width", "num_inference_steps", "guidance_scale")
     defaults = _signature_defaults()
+    for name in names:
+        value = index.get(name, defaults[name])
+        if type(value) is not int and (name, type(value)) != ("guidance_scale", float):
+            raise CheckpointError(f"{path / 'model_index.json'}, field {name}: {value!r} is not a number of its kind")
     try:
         return PipelineConfig(
             path=path,
@@ -80,7 +88,9 @@ def read_pipeline_config(model: str | Path | None = None) -> PipelineConfig:
             **{name: index.get(name, defaults[name]) for name in names},
         )
     except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path} is not a LongVie or Wan image-to-video model ({error!r} in its config)") from error
+        raise CheckpointError(
+            f"{path} is not a LongVie or Wan image-to-video model ({error!r} in its config)"
+        ) from error
 
 
 def load_pipeline(
@@ -106,9 +116,37 @@ def load_pipeline(
         config["num_control_layers"] = num_control_layers
     transformer = load_transformer(path, control, attention, config=config, dtype=dtype, device=device)
     dtypes = {"default": dtype or torch.float32, "vae": torch.float32}
-    pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtypes)
+    try:
+        pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtypes, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} cannot be loaded ({reason}); download it again") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or "cpu")
+
+
+def check_components(path: Path) -> None:
+    """Raise `CheckpointError` unless all parts that model_index.json names are there, weights as whole safetensors.
+
+    Only headers are read. The transformer has an accounting of its own; see `account_files`.
+    """
+    for name, named in _read_json(path / "model_index.json").items():
+        if not isinstance(named, list) or None in named or name == "transformer":
+            continue
+        folder = path / name
+        configs = [folder / config for config in _CONFIGS if (folder / config).is_file()]
+        if not configs:
+            raise CheckpointError(f"{path} lacks {name}/, which its model_index.json names; download it again")
+        for config in configs:
+            _read_json(config)
+        for file in weight_files(folder) if (folder / "config.json").is_file() else ():
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"{file} is not a readable safetensors file ({error}); download it again"
+                ) from error
 
 
 def fingerprint(
