@@ -30,6 +30,17 @@ def test_steps_of_the_release(golden: Path, step: int) -> None:
     assert_close(out, units[f"sched.step.out_{step}"], tolerance=1e-5)
 
 
+def test_noising_of_the_release(golden: Path) -> None:
+    """The sample at step 17 is (1 - sigma) x0 + sigma noise, and the velocity is noise - x0: what a step undoes."""
+    units = golden_tensors(golden, "dev_units")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    scheduler.set_timesteps(sigmas=sampling.unshifted_sigmas(50))
+    x0, noise = units["sched.step.sample"], units["sched.step.velocity"]  # there the velocity stands for the noise
+    noised = scheduler.scale_noise(x0, scheduler.timesteps[17:18], noise)
+    assert_close(noised, units["sched.add_noise.out_17"], tolerance=1e-6)
+    assert_close(noised - scheduler.sigmas[17] * units["sched.training_target.out"], x0, tolerance=1e-5)
+
+
 def test_noise_of_the_release(golden: Path) -> None:
     expected = golden_tensors(golden, "dev_units")["unit.noise_seed0"]
     assert torch.equal(sampling.unified_noise(tuple(expected.shape), seed=0), expected)
