@@ -209,3 +209,8 @@ def test_files_that_are_no_input(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not a readable text file"):
         read_rows(str(tmp_path / "a.jsonl"))
+
+
+def test_json_nested_beyond_measure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1 is not JSON"):
+        read_rows(lines(tmp_path, "[" * 200_000))
