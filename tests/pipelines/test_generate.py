@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
@@ -308,13 +309,40 @@ class TestFromSegment:
 
 
 def test_memory_is_an_output_of_this_process(done: Path, inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
-    import fsspec
-
     source = inputs.manifest(tmp_path, inputs.row())
     out = f"memory://{tmp_path.name}"
     assert run(source, out, toy_folder)[0].made == NUM_SEGMENTS
     assert fsspec.open(f"{out}/a/video.mp4").open().read() == (done / "video.mp4").read_bytes()
     assert run(source, out, toy_folder)[0].status == "up to date"
+
+
+def test_s3_holds_inputs_and_outputs(
+    bucket: str, done: Path, inputs: Inputs, toy_folder: Path, tmp_path: Path
+) -> None:
+    """Everything on an object store: read from it, written to it, resumed from it; the bytes of a local run."""
+    s3 = fsspec.filesystem("s3")
+    for name in ("dense.mp4", "sparse.mp4", "first.png"):
+        s3.put_file(inputs / name, f"{bucket}/in/{name}")
+    row = inputs.row(first_frame="first.png", dense="dense.mp4", sparse=f"{bucket}/in/sparse.mp4")
+    s3.put_file(inputs.manifest(tmp_path, row), f"{bucket}/in/manifest.jsonl")
+    source, out = f"{bucket}/in/manifest.jsonl", f"{bucket}/made"
+    assert run(source, out, toy_folder)[0].made == NUM_SEGMENTS
+
+    def stored() -> dict[str, bytes]:
+        return {name: s3.cat_file(f"{out}/a/{name}") for name in artifacts(done)}
+
+    assert stored() == artifacts(done)
+    assert run(source, out, toy_folder)[0].status == "up to date"
+    for name in ("commits/00002.json", "carry/00003.safetensors", "video.mp4"):
+        s3.rm_file(f"{out}/a/{name}")
+    again = run(source, out, toy_folder)[0]
+    assert (again.status, again.made) == ("done", 2)
+    assert stored() == artifacts(done)
+
+
+def test_a_bucket_that_is_not_there(bucket: str, inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--out s3://another/made cannot be written"):
+        run(inputs.manifest(tmp_path, inputs.row()), "s3://another/made", toy_folder)
 
 
 def test_cond_json_becomes_one_timeline(inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
