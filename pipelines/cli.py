@@ -115,13 +115,14 @@ def demo(
     segments: Annotated[int, typer.Option(help="How long: segments of the model, 1 or more.")] = 6,
     scene: Annotated[int | None, typer.Option(help="Seed of the synthetic scene; default: a held-out one.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model; default: the embedded one.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
     workers: Annotated[int | None, typer.Option(help="As in generate.")] = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Make a long video of a synthetic scene with the embedded model."""
     from pipelines.demo import DEFAULT_SCENE, compare, demo_options, write_inputs
 
-    options = demo_options(out, DEFAULT_SCENE if scene is None else scene, segments, model, workers)
+    options = demo_options(out, DEFAULT_SCENE if scene is None else scene, segments, model, workers, restart)
     write_inputs(options)
     code = _generate(options.generate, log_format)
     if code == 0:

@@ -46,7 +46,9 @@ class DemoOptions:
         return self.num_segments * (self.model.segment_length - 1) + 1
 
 
-def demo_options(out: str, scene: int, num_segments: int, model: str | None, workers: int | None) -> DemoOptions:
+def demo_options(
+    out: str, scene: int, num_segments: int, model: str | None, workers: int | None, restart: bool = False
+) -> DemoOptions:
     """Check what the user gave; writes nothing."""
     if num_segments < 1:
         raise UserError(f"--segments is {num_segments}; give 1 or more")
@@ -67,6 +69,7 @@ def demo_options(out: str, scene: int, num_segments: int, model: str | None, wor
             out=str(folder.parent),
             video_id=video_id,
             model=ModelChoice(model=model),
+            restart=restart,
             workers=workers,
         ),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from longvie.video import probe_video, read_frames, read_image
+from pipelines.cli import main
 from pipelines.demo import DEFAULT_SCENE, compare, demo_options, write_inputs
 from tests.pipelines.helpers import Log, artifacts, run
 
@@ -58,3 +60,18 @@ def test_equal_scenes_give_equal_inputs(made: Path, toy_folder: Path, tmp_path: 
     write_inputs(demo_options(str(tmp_path / "demo"), DEFAULT_SCENE, 5, str(toy_folder), workers=0))
     for path in (made / "input").iterdir():
         assert path.read_bytes() == (tmp_path / "demo" / "input" / path.name).read_bytes()
+
+
+def test_another_scene_needs_to_be_begun_anew(made: Path, toy_folder: Path, tmp_path: Path) -> None:
+    """What lies in the demo's folder is never mixed; `--restart`, which the refusal names, replaces it."""
+    folder = Path(shutil.copytree(made, tmp_path / "demo"))
+    given = ["demo", "--out", str(folder), "--model", str(toy_folder), "--workers", "0", "--segments", "1"]
+    before = torch.get_num_threads()
+    ends = []
+    for flags in ([], ["--restart"]):
+        with pytest.raises(SystemExit) as end:
+            main([*given, *flags])
+        ends.append(end.value.code)
+    torch.set_num_threads(before)
+    assert ends == [2, 0]
+    assert probe_video(folder / "video.mp4").num_frames == 9
