@@ -1,7 +1,7 @@
 """From frames to what the transformer is conditioned on: first frame, controls, history, as latents.
 
-Pure functions of a VAE and frames on its device; built once a segment. Layouts are those of the released weights, written here for
-z latent channels and a mask of m channels (Wan: z = 16, m = 4, the VAE's temporal factor).
+Pure functions of a VAE and frames on its device; built once a segment. Layouts are those of the released weights,
+written here for z latent channels and a mask of m channels (Wan: z = 16, m = 4, the VAE's temporal factor).
 """
 
 from __future__ import annotations

@@ -360,7 +360,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 continue
             if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1:] != (height, width, 3):
                 raise ValueError(
-                    f"{name} is {frames.dtype} {tuple(frames.shape)}; give uint8 (t, {height}, {width}, 3), as the image"
+                    f"{name} is {frames.dtype} {tuple(frames.shape)}; give uint8 (t, {height}, {width}, 3) as the image"
                 )
             if length is not None and len(frames) != length:
                 raise ValueError(f"{name} has {len(frames)} frames; the segment has {length}")

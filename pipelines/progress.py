@@ -127,12 +127,10 @@ class Bars:
         """All segments that are done, and the parts of those in the making, so that its time left moves with steps."""
         if self._overall is None:
             return
-        at_work = {task: done for task, done in self._videos.values()}
+        at_work = dict(self._videos.values())
         begun = sum(task.completed - at_work[task.id] for task in self.progress.tasks if task.id in at_work)
         total = sum(num_segments for num_segments, _ in self._totals.values())
-        self.progress.update(
-            self._overall, completed=self._num_done + begun, segments=f"{self._num_done}/{total}"
-        )
+        self.progress.update(self._overall, completed=self._num_done + begun, segments=f"{self._num_done}/{total}")
 
 
 def describe(kind: str, fields: dict[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def ride_horse() -> Path:
-    """The authors' own example controls, ten segments; they carry no licence, so they are not part of the repository."""
+    """The authors' own example controls, ten segments; they carry no licence, so they are not in the repository."""
     folder = SHARED / "examples" / "ride_horse"
     if not folder.is_dir():
         pytest.skip("the authors' example controls (../shared/examples/ride_horse) are not here")

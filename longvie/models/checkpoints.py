@@ -154,7 +154,7 @@ def account_files(
 
 
 def export_release(model: LongVieTransformer3DModel, folder: str | Path, base: bool = False) -> list[Path]:
-    """Write the release's layout, original names: `control.safetensors`, `dit.safetensors` and, if asked, `base.safetensors`."""
+    """Write the release's layout, original names: `control.safetensors`, `dit.safetensors` and, if asked, the base."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"control.safetensors": is_control, "dit.safetensors": is_attention}
@@ -204,7 +204,7 @@ def _plan(
         if files is not None
     ]
     if complete and control is not None:  # the given control replaces the folder's own
-        weights, expected = sources[0]
+        weights, _ = sources[0]
         for name in [name for name in weights.shapes if is_control(name)]:
             del weights.shapes[name], weights.where[name]
     return model, sources

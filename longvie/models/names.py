@@ -66,7 +66,9 @@ def strip_prefix(key: str) -> str:
 
 def is_control(name: str) -> bool:
     """Whether one of our parameters belongs to the control (the released `control.safetensors`)."""
-    return name.startswith("control_embedder.") or any(f".{part}." in name for part in ("dense_block", "sparse_block", "fuse"))
+    return name.startswith("control_embedder.") or any(
+        f".{part}." in name for part in ("dense_block", "sparse_block", "fuse")
+    )
 
 
 def is_attention(name: str) -> bool:

@@ -79,7 +79,7 @@ def test_history_uses_the_first_five_of_eight_frames() -> None:
 )
 @torch.no_grad()
 def test_short_encode_equals_full_encode(architecture: dict) -> None:
-    """"One frame, then zeros" is encoded only as far as the VAE sees that frame; the rest repeats exactly."""
+    """ "One frame, then zeros" is encoded only as far as the VAE sees that frame; the rest repeats exactly."""
     vae = _vae(**architecture)
     repeat = conditioning.repeat_from(vae)
     num_frames = 4 * (repeat + 4) + 1

@@ -112,12 +112,9 @@ def test_per_segment_normalization_is_an_ablation(pipe: LongViePipeline) -> None
     assert not torch.equal(video.frames, segment.frames)
     seen = []
 
-    class Watching(ControlMaps):
-        pass
-
     original = pipe.build_condition
-    pipe.build_condition = lambda first, prompt, neg, dense, *rest: seen.append(dense) or original(
-        first, prompt, neg, dense, *rest
+    pipe.build_condition = lambda first, prompt, neg, dense, *rest: (
+        seen.append(dense) or original(first, prompt, neg, dense, *rest)
     )  # type: ignore[method-assign]
     try:
         next(generate_long_video(pipe, request(pipe, controls=dark, config={"normalization": "segment"})))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_new_frames_cover_the_video_once_in_order(num_frames: int, length: int) 
 @given(frames, lengths)
 def test_neighbours_share_exactly_one_frame(num_frames: int, length: int) -> None:
     plan = plan_segments(num_frames, length)
-    for before, after in zip(plan, plan[1:], strict=False):
+    for before, after in itertools.pairwise(plan):
         assert after.start == before.start + before.num_frames - 1
         assert before.num_valid == length, "only the last segment may be short"
     assert [segment.index for segment in plan] == list(range(len(plan)))
@@ -40,7 +42,9 @@ def test_k_segments_of_81_cover_80k_plus_1_frames(k: int) -> None:
     assert num_segments(80 * k + 2, 81) == k + 1
 
 
-@pytest.mark.parametrize(("num_frames", "length", "message"), [(0, 81, "num_frames is 0"), (5, 1, "segment_length is 1")])
+@pytest.mark.parametrize(
+    ("num_frames", "length", "message"), [(0, 81, "num_frames is 0"), (5, 1, "segment_length is 1")]
+)
 def test_impossible_plans_are_refused(num_frames: int, length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_segments(num_frames, length)

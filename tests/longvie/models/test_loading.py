@@ -33,6 +33,12 @@ def change(file: Path, **fields: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
+def check(folder: Path) -> None:
+    """All that is looked at before a job is planned."""
+    check_components(read_pipeline_config(folder).path)
+    account_files(folder)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -45,17 +51,18 @@ def change(file: Path, **fields: object) -> None:
         (lambda m: (m / "model_index.json").write_text("[]"), "model_index.json is not a JSON object"),
         (lambda m: change(m / "model_index.json", height="48"), "field height: '48' is not a number of its kind"),
         (lambda m: change(m / "model_index.json", fps=True), "field fps: True is not a number of its kind"),
-        (lambda m: change(m / "transformer" / "config.json", num_layers="2"), "config of the transformer makes no model"),
+        (
+            lambda m: change(m / "transformer" / "config.json", num_layers="2"),
+            "config of the transformer makes no model",
+        ),
         (lambda m: change(m / "transformer" / "config.json", num_attention_heads=3), "num_attention_heads is 3"),
     ],
 )
 def test_what_is_not_whole_is_refused(folder: Path, harm: Callable[[Path], object], message: str) -> None:
-    read_pipeline_config(folder)
-    check_components(folder)
+    check(folder)
     harm(folder)
     with pytest.raises(CheckpointError, match=message) as raised:
-        check_components(read_pipeline_config(folder).path)
-        account_files(folder)
+        check(folder)
     assert "\n" not in str(raised.value)
 
 
