@@ -83,6 +83,10 @@ def _one_frame_segment(inputs: Inputs, folder: Path) -> dict[str, Any]:
         (lambda i, f: {"num_frames": 0}, "field num_frames: num_frames is 0; a video has at least 1 frame"),
         (lambda i, f: {"num_frames": 27}, "field num_frames: 27, but the controls have 26 frames"),
         (lambda i, f: {"dense": None, "sparse": None}, "field num_frames: missing; without controls"),
+        (
+            lambda i, f: {"dense": None, "sparse": None, "num_frames": 10**12},
+            "field num_frames: 1000000000000; a video has at most 800001",
+        ),
         (_one_frame_segment, "one.mp4 has 1 frame, so the segments do not increase"),
         (
             lambda i, f: {"prompts": [{"start": 0, "text": "a"}, {"start": 0, "text": "b"}]},
@@ -301,25 +305,27 @@ def test_commands_that_are_incomplete(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_video_ends_with_1(inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
+def test_a_failed_video_ends_with_1(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: Inputs,
+    toy_folder: Path,
+    tmp_path: Path,
+) -> None:
     """One event a line; a video that fails on the way is named there, and the command ends with 1."""
     victim = tmp_path / "victim.mp4"
     victim.write_bytes(Path(inputs / "dense.mp4").read_bytes())
     source = inputs.manifest(tmp_path, inputs.row("good"), inputs.row("bad", dense=str(victim)))
-    arguments = ["generate", source, "--out", str(tmp_path / "out"), "--model", str(toy_folder)]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *arguments, "--workers", "0", "--log-format", "json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdout is not None
-    events = []
-    for line in running.stdout:
-        events.append(json.loads(line))
-        if events[-1]["event"] == "plan":
+
+    def spoil(line: str) -> None:
+        print(line)
+        if json.loads(line)["event"] == "plan":  # after all was checked, before anything is made
             victim.write_bytes(Path(inputs / "sparse.mp4").read_bytes())
-    assert running.wait() == 1
+
+    monkeypatch.setattr("pipelines.progress.print_flushed", spoil)
+    arguments = ["generate", source, "--out", str(tmp_path / "out"), "--model", str(toy_folder)]
+    assert ends([*arguments, "--workers", "0", "--log-format", "json"]) == 1
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     statuses = {event["video_id"]: event["status"] for event in events if event["event"] == "video"}
     assert statuses == {"good": "done", "bad": "failed"}
     assert events[-1]["event"] == "end"
