@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import torch
 
 import pipelines.generate
 from longvie.video import write_image, write_video
+from pipelines.commits import Commit
 from pipelines.generate import GenerateOptions, generate
-from pipelines.plan import ModelChoice
+from pipelines.plan import ModelChoice, VideoJob
 from pipelines.scheduling import Outcome
 from pipelines.storage import LocalStorage
 from pipelines.worker import GeneratorWorker, Progress, WorkerConfig
@@ -202,6 +204,30 @@ def killed_worker(executioner: Executioner) -> type[GeneratorWorker]:
             return KillingStorage(Path(self.config.out), executioner)
 
     return KilledWorker
+
+
+HELD_AT = 2  # the segment that a `HeldWorker` never makes
+
+
+class HeldWorker(GeneratorWorker):
+    """Commits the segments before `HELD_AT`, then works at that one until its process is ended."""
+
+    def make_segment(self, job: VideoJob, index: int) -> Commit:
+        while index >= HELD_AT:
+            time.sleep(0.1)
+        return super().make_segment(job, index)
+
+
+class MeetingWorker(GeneratorWorker):
+    """Is ready when as many processes are as MEETING says (`<number>:<folder>`): none takes all videos before."""
+
+    def setup(self, video_id: str) -> dict[str, Any]:
+        said = super().setup(video_id)
+        number, folder = os.environ["MEETING"].split(":")
+        (Path(folder) / str(os.getpid())).touch()
+        while len(list(Path(folder).iterdir())) < int(number):
+            time.sleep(0.05)
+        return said
 
 
 def run_to_death(

@@ -12,15 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from pipelines.cluster import Placement
 from pipelines.errors import UserError
 from pipelines.worker import GeneratorWorker
 from tests.pipelines.helpers import (
+    HELD_AT,
     NUM_SEGMENTS,
     Executioner,
     Inputs,
     Log,
+    MeetingWorker,
     all_points,
     artifacts,
     commits_of,
@@ -57,10 +61,19 @@ class TestWorkers:
         self, source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
     ) -> None:
         """Longest first, each video on one worker, each worker on its own GPU; the bytes of one process alone."""
-        log = Log()
-        outcomes = run(source, tmp_path, toy_folder, workers=2, gpus_per_worker=1, device="cpu", report=log)
+        log, out = Log(), tmp_path / "out"
+        outcomes = run(
+            source,
+            out,
+            toy_folder,
+            workers=2,
+            gpus_per_worker=1,
+            device="cpu",
+            report=log,
+            worker_class=meeting(tmp_path),
+        )
         assert [(o.video_id, o.status, o.made) for o in outcomes] == [(v, "done", n) for v, n in LENGTHS.items()]
-        assert same(tmp_path, whole)
+        assert same(out, whole)
         first = [event["video_id"] for event in log.of("segment") if event["segment"] == 0]
         assert sorted(first[:2]) == ["a", "c"], "the longest videos begin"
         assert first[2] == "b"
@@ -68,7 +81,7 @@ class TestWorkers:
         assert all(len(names) == 1 for names in workers.values()), "a video stays on its worker"
         assert {name.split()[-1] for names in workers.values() for name in names} == {"0", "1"}, "one GPU each"
         assert {event["segment"] for event in log.of("step")} <= set(range(NUM_SEGMENTS))
-        again = run(source, tmp_path, toy_folder, workers=1, gpus_per_worker=0)
+        again = run(source, out, toy_folder, workers=1, gpus_per_worker=0)
         assert {outcome.status for outcome in again} == {"up to date"}, "where it ran is not part of what it is"
 
     def test_killed_workers(
@@ -158,6 +171,17 @@ class TestWorkers:
         assert outcomes[0].error is not None
         assert "was given a GPU but torch sees none" in outcomes[0].error
 
+    def test_a_cluster_that_lost_its_nodes(
+        self, monkeypatch: pytest.MonkeyPatch, source: str, toy_folder: Path, tmp_path: Path
+    ) -> None:
+        """Workers that fitted when the plan was made, and fit nowhere now: an end with a reason, not a hang."""
+        gone = Placement(workers=1, gpus_per_worker=3, threads_per_worker=1)
+        monkeypatch.setattr("pipelines.cluster.place", lambda *_, **__: gone)
+        monkeypatch.setattr("pipelines.scheduling._STRANDED_SECONDS", 1.0)
+        outcomes = run(source, tmp_path, toy_folder, workers=1, gpus_per_worker=3)
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        assert outcomes[0].error == "the cluster has no node left with a place for a worker"
+
     def test_plans_that_cannot_be_placed_write_nothing(self, source: str, toy_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="do not fit"):
             run(source, tmp_path / "out", toy_folder, workers=None, gpus_per_worker=3)
@@ -180,29 +204,63 @@ class _StillbornWorker(GeneratorWorker):
         raise RuntimeError("no model here")
 
 
+def meeting(folder: Path) -> type[GeneratorWorker]:
+    """A worker class of which two must be ready before either begins, however slowly processes start here."""
+    marks = folder / "meeting"
+    marks.mkdir()
+
+    class Meeting(MeetingWorker):
+        def setup(self, video_id: str) -> dict[str, Any]:
+            os.environ["MEETING"] = f"2:{marks}"
+            return super().setup(video_id)
+
+    return Meeting
+
+
 def test_the_driver_is_killed(
     source: str, toy_folder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     """`longvie generate` dies with its Ray; the same command goes on, and makes none of the committed again."""
-    command = [sys.executable, "-m", "pipelines.cli", "generate", source, "--out", str(tmp_path / "out")]
-    command += ["--model", str(toy_folder), "--workers", "2", "--log-format", "json"]
+    arguments = ["generate", source, "--out", str(tmp_path / "out"), "--model", str(toy_folder), "--workers", "2"]
+    arguments += ["--log-format", "json"]
+    held = (  # the command itself, its workers held in the midst of the two long videos
+        "import functools, sys, pipelines.generate as g; from tests.pipelines.helpers import HeldWorker\n"
+        "g.generate = functools.partial(g.generate, worker_class=HeldWorker)\n"
+        "from pipelines.cli import main; main(sys.argv[1:])"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", held, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert driver.stdout is not None
+    workers, made = [], 0
     for line in driver.stdout:
-        if json.loads(line)["event"] == "segment":
+        event = json.loads(line)
+        if event["event"] == "worker":
+            workers.append(int(event["worker"].split(":")[1].split()[0]))
+        made += event["event"] == "segment"
+        if made == 2 * HELD_AT:
             break
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    time.sleep(2)  # its workers notice; what they still commit is as good as any
+    for pid in workers:
+        wait_for_the_end_of(pid)
     committed = {video_id: commits_of(tmp_path / "out" / video_id) for video_id in VIDEOS}
-    assert 0 < sum(map(len, committed.values())) < sum(LENGTHS.values()), "it was killed in the midst of it"
+    assert {video_id: len(commits) for video_id, commits in committed.items()} == {"a": HELD_AT, "b": 0, "c": HELD_AT}
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
     again = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     events = [json.loads(line) for line in again.stdout.splitlines()]
-    made = sum(event["event"] == "segment" for event in events)
-    assert made == sum(LENGTHS.values()) - sum(map(len, committed.values()))
+    assert sum(event["event"] == "segment" for event in events) == sum(LENGTHS.values()) - 2 * HELD_AT
     assert same(tmp_path / "out", whole)
     for video_id, commits in committed.items():
         assert commits.items() <= commits_of(tmp_path / "out" / video_id).items()
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    """A worker whose driver is gone ends by itself, without anyone's help."""
+    deadline = time.monotonic() + 120
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"worker {pid} outlives its driver"
+        time.sleep(0.2)
