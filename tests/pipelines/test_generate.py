@@ -12,7 +12,7 @@ import torch
 
 from longvie.config import GenerationConfig
 from longvie.long_video import LongVideoRequest, generate_long_video
-from longvie.models.loading import load_pipeline
+from longvie.models.loading import TINY, load_pipeline
 from longvie.types import ControlMaps
 from longvie.video import read_frames, read_image
 from pipelines.commits import sha256
@@ -316,9 +316,7 @@ def test_memory_is_an_output_of_this_process(done: Path, inputs: Inputs, toy_fol
     assert run(source, out, toy_folder)[0].status == "up to date"
 
 
-def test_s3_holds_inputs_and_outputs(
-    bucket: str, done: Path, inputs: Inputs, toy_folder: Path, tmp_path: Path
-) -> None:
+def test_s3_holds_inputs_and_outputs(bucket: str, done: Path, inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
     """Everything on an object store: read from it, written to it, resumed from it; the bytes of a local run."""
     s3 = fsspec.filesystem("s3")
     for name in ("dense.mp4", "sparse.mp4", "first.png"):
@@ -388,6 +386,16 @@ def test_the_authors_example(ride_horse: Path, toy_folder: Path, tmp_path: Path)
     prompts = manifest_of(tmp_path / "out" / "horse")["decided"]["prompts"]
     assert prompts == [entries[0]["text"]] * 10 + [entries[1]["text"]]
     assert len(read_frames(tmp_path / "out" / "horse" / "video.mp4")) == 89
+
+
+@pytest.mark.slow
+def test_the_authors_ten_segments(ride_horse: Path, tmp_path: Path) -> None:
+    """All of it, at the embedded model's size, with one step: 10 x 80 + 1 frames, each another."""
+    cond, first = str(ride_horse / "cond.json"), str(ride_horse / "first.png")
+    (outcome,) = run(cond, tmp_path, TINY, first_frame=first, overrides={"num_inference_steps": 1})
+    assert (outcome.status, outcome.num_segments) == ("done", 50)
+    video = read_frames(tmp_path / ride_horse.name / "video.mp4")
+    assert len({frame.numpy().tobytes() for frame in video}) == len(video) == 801
 
 
 def test_a_video_that_fails_leaves_the_others(inputs: Inputs, toy_folder: Path, tmp_path: Path) -> None:
