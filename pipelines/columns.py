@@ -5,14 +5,12 @@ Paths are relative to OUT. Frames are counted on the resampled timeline, from 0.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
-
-from pipelines.storage import Storage
 
 _ROWS_A_GROUP = 1024  # a statistics row holds a histogram of some 100 KB: a group is what a reader holds at once
 
@@ -69,7 +67,7 @@ SEGMENTS = pa.schema(
         _field("dense", _text, "dense control, MP4"),
         _field("sparse", _text, "sparse control, MP4"),
         _field("tracks", _text, "points (T, N, 2) float16 and visibility (T, N), NPZ", nullable=True),
-        _field("prompt", _text, "what it shows"),
+        _field("prompt", _text, "what it shows", nullable=True),
         _field("low", _real, "depth that became black (or white, for disparity): the 5th percentile", nullable=True),
         _field("high", _real, "depth that became white (or black, for disparity): the 95th", nullable=True),
     ]
@@ -109,11 +107,10 @@ ERRORS = pa.schema(
 )
 
 
-def write_table(storage: Storage, name: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
     """Write rows as Parquet, a group at a time; how many there were. Equal rows give equal bytes."""
-    buffer = io.BytesIO()
     count = 0
-    with pyarrow.parquet.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         group: list[Mapping[str, Any]] = []
         for row in rows:
             group.append(row)
@@ -123,5 +120,4 @@ def write_table(storage: Storage, name: str, rows: Iterable[Mapping[str, Any]], 
                 group = []
         if group:
             writer.write_table(pa.Table.from_pylist(group, schema))
-    storage.write(name, buffer.getvalue())
     return count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -60,7 +60,7 @@ def run_on_ray(units: Sequence[Unit], job: Job, placement: Placement, seconds_a_
         [pa.Table.from_pylist([as_row(unit) for unit in block], ROW) for block in blocks]
     ).map_batches(
         UnitWorker,
-        fn_constructor_args=(job,),
+        fn_constructor_args=(replace(job, hide_gpus=not placement.gpus_per_worker),),
         compute=ray.data.ActorPoolStrategy(
             # an idle pool of one actor can grow; a fixed size that finds no place would wait for ever
             min_size=1,

@@ -19,6 +19,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pipelines.errors import UserError, first_line, storage_errors
+from pipelines.prompts import Prompts, parse_prompt_or_prompts
 from pipelines.storage import check_uri, local_path_of, scheme_of
 
 MANIFESTS = (".parquet", ".csv", ".jsonl")
@@ -27,7 +28,7 @@ POLARITIES = ("depth", "disparity")  # large is far; large is near
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
 )
-_FIELDS = ("uri", "prompt", "depth", "depth_polarity", "tracks")
+_FIELDS = ("uri", "prompt", "prompts", "depth", "depth_polarity", "tracks")
 _GLOB = frozenset("*?[")
 
 
@@ -37,14 +38,14 @@ class Source:
 
     Args:
         where: names it in messages: the argument, or the manifest's row.
-        prompt: what its segments show, or None.
+        prompts: what its segments show, see prompts.py; empty without.
         depth: the user's own depth for it, a file or a folder of images; polarity: what large values mean.
         tracks: the user's own tracks: one file for the whole video, or one a segment; empty without.
     """
 
     uri: str
     where: str
-    prompt: str | None = None
+    prompts: Prompts = ()
     depth: str | None = None
     depth_polarity: str | None = None
     tracks: tuple[str, ...] = ()
@@ -52,10 +53,10 @@ class Source:
     def given(self) -> dict[str, Any]:
         """All that was said of it beside its place."""
         return {
-            "prompt": self.prompt,
+            "prompts": self.prompts,
             "depth": self.depth,
             "depth_polarity": self.depth_polarity,
-            "tracks": list(self.tracks),
+            "tracks": self.tracks,
         }
 
 
@@ -217,9 +218,9 @@ def _row(where: str, content: Any, base: str) -> Source:
             raise UserError(f"{where}, field {field}: {value!r} is not a path or URI")
         return _absolute(base, check_uri(value, f"{where}, field {field}:"))
 
-    prompt, polarity = content.get("prompt"), content.get("depth_polarity")
-    if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
-        raise UserError(f"{where}, field prompt: {prompt!r} is not a text")
+    if "prompt" in content and "prompts" in content:
+        raise UserError(f"{where}, field prompt: give either prompt (a text) or prompts (a list), or neither")
+    polarity = content.get("depth_polarity")
     if polarity is not None and polarity not in POLARITIES:
         raise UserError(f"{where}, field depth_polarity: {polarity!r}; choose depth (large is far) or disparity (near)")
     if ("depth" in content) != (polarity is not None):
@@ -232,7 +233,7 @@ def _row(where: str, content: Any, base: str) -> Source:
     return Source(
         uri=uri("uri", content["uri"]),
         where=where,
-        prompt=prompt,
+        prompts=parse_prompt_or_prompts(where, content) if {"prompt", "prompts"} & set(content) else (),
         depth=uri("depth", content["depth"]) if "depth" in content else None,
         depth_polarity=polarity,
         tracks=tuple(uri("tracks", value) for value in listed),
@@ -258,7 +259,7 @@ def canonical(sources: Sequence[Source]) -> Source:
     for other in others:
         first = replace(
             first,
-            prompt=first.prompt or other.prompt,
+            prompts=first.prompts or other.prompts,
             depth=first.depth or other.depth,
             depth_polarity=first.depth_polarity or other.depth_polarity,
             tracks=first.tracks or other.tracks,

@@ -69,22 +69,22 @@ class Job:
         run: names the run, so that workers that died are counted within it.
         stage: makes the stage, given the storage it reads committed files from.
         open_storage: opens `out`.
-        gpu: whether the worker was given a GPU; else it is shown none.
+        hide_gpus: a worker without GPUs would be shown all of them by Ray.
     """
 
     out: str
     run: str
     stage: Callable[[Storage], Stage]
     open_storage: Callable[[str], Storage]
-    gpu: bool = False
+    hide_gpus: bool = False
 
 
 class UnitWorker:
     """Makes the units of a block of rows."""
 
     def __init__(self, job: Job) -> None:
-        if not job.gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray would show a worker without GPUs all of them
+        if job.hide_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         cv2.setNumThreads(1)  # a worker is given so many CPUs, and takes no more
         self._run = job.run
         self._store = UnitStore(job.open_storage(job.out))

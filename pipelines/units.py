@@ -34,7 +34,8 @@ class Unit:
         task: all that the stage is told: URIs, ranges and small numbers; JSON.
         decides: what the key is made of; JSON.
         cost: how much work it is, in the stage's own measure (bytes or frames).
-        uri: of the source it comes from, for messages.
+        uris: of the source it comes from, and of others with the same content; for errors.
+        said: what it is within the source, for errors.
     """
 
     stage: str
@@ -42,7 +43,8 @@ class Unit:
     task: Mapping[str, Any]
     decides: Any
     cost: float
-    uri: str
+    uris: tuple[str, ...]
+    said: str
 
     @property
     def key(self) -> str:
