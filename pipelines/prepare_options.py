@@ -94,7 +94,9 @@ class PrepareOptions:
             ("--wait-for-nodes", self.wait_for_nodes, 0, math.inf),
         ):
             if value is not None and not low <= value <= high:
-                raise UserError(f"{flag} is {value}; give {low} or more" + (f", to {high:g}" if high < math.inf else ""))
+                raise UserError(
+                    f"{flag} is {value}; give {low} or more" + (f", to {high:g}" if high < math.inf else "")
+                )
         for flag, value, choices in (
             ("--fit", self.fit, get_args(Fit)),
             ("--scope", self.scope, get_args(Scope)),
