@@ -63,8 +63,8 @@ def assign_prompts(
     if prompts[0][0] is None:
         if len(texts) not in (1, total):
             raise UserError(
-                f"{where}, field prompts: {len(texts)} texts, but the video has {total} segments in {len(shots)} shots; "
-                "give one, one a segment, or objects with start and text"
+                f"{where}, field prompts: {len(texts)} texts, but the video has {total} segments in {len(shots)} "
+                "shots; give one, one a segment, or objects with start and text"
             )
         each = iter(texts * total if len(texts) == 1 else texts)
         return [tuple(next(each) for _ in segments) for _, segments in shots]
