@@ -5,19 +5,22 @@ Memory: one segment's frames once as RGB, then once as the drawing of tracks; th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float, Float16, UInt8
 from numpy import ndarray
 
 from longvie.controls.normalize import HIGH_PERCENTILE, LOW_PERCENTILE, DepthHistogram, normalize_depth
-from longvie.media import CONTROL, resampled, write_image, write_video
-from pipelines.depth_stage import read_depth
+from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks, load_point_tracker
+from longvie.media import CONTROL, VideoError, resampled, write_image, write_video
+from longvie.segments import Segment
+from pipelines.depth_stage import read_depth, segment_histogram, write_histogram
+from pipelines.estimators import POSE_KINDS
 from pipelines.fetch import LocalCopies
-from pipelines.recipe import Recipe
+from pipelines.recipe import Estimator, Recipe
 from pipelines.stages import BATCH
 from pipelines.storage import Storage
 
@@ -27,8 +30,8 @@ class ControlStage:
 
     Task: `uri`, `stamp`, `start`, `stop`; `name` of the long video and `index` of the segment; `depth`, where its depth
     lies (`name`, `start`, `stop` of each piece, in order); `range`, what becomes black and white, or None for the
-    segment's own; `polarity`; `supplied`, None or the user's own tracks. Result: the `files` by what they are, and the
-    `range`.
+    segment's own; `polarity`; `supplied`, None or the user's own tracks. Result: the files as `dense`, `sparse`, `tracks` and
+    `first`, and the `range`; None where there is none.
     """
 
     name: ClassVar[str] = "controls"
@@ -46,7 +49,8 @@ class ControlStage:
         home = f"controls/{task['name']}"
         (folder / home).mkdir(parents=True)
         files = {kind: f"{home}/{kind}_{task['index']:05d}" for kind in ("dense", "sparse", "tracks", "first")}
-        made: dict[str, Any] = {"dense": f"{files['dense']}.mp4", "sparse": f"{files['sparse']}.mp4"}
+        made: dict[str, Any] = {"range": None, "first": None, "tracks": None}
+        made |= {kind: f"{files[kind]}.mp4" for kind in ("dense", "sparse")}
         depth = first_depth = None
         if recipe.measured:
             depth = self._read_depth(task)
@@ -79,7 +83,9 @@ class ControlStage:
             [read_depth(self._storage, piece["name"], piece["start"], piece["stop"]) for piece in task["depth"]]
         )
 
-    def _own_range(self, depth: Float16[ndarray, "t h w"], task: Mapping[str, Any], folder: Path) -> tuple[float, float]:
+    def _own_range(
+        self, depth: Float16[ndarray, "t h w"], task: Mapping[str, Any], folder: Path
+    ) -> tuple[float, float]:
         """The segment's own range: the fault that LongVie's global normalisation cures, for ablation."""
         histogram = DepthHistogram.of(depth)
         write_histogram(folder, segment_histogram(task["name"], task["index"]), histogram)

@@ -26,6 +26,7 @@ from pipelines.stages import BATCH
 from pipelines.storage import Storage
 
 COMPRESSION = "zstd"
+HISTOGRAM = ".hist.zst"  # what a histogram's file ends in
 _HISTOGRAM_BYTES = 65536 * 8
 
 
@@ -73,9 +74,7 @@ class DepthStage:
         num_frames = task["stop"] - task["start"]
         batch = num_frames if self._recipe.dense.sees_time else BATCH
         with self._copies.opened(task["uri"], task["stamp"]) as path:
-            for frames in resampled(
-                path, **self._recipe.frames(), start=task["start"], stop=task["stop"], batch=batch
-            ):
+            for frames in resampled(path, **self._recipe.frames(), start=task["start"], stop=task["stop"], batch=batch):
                 yield estimator(frames)
 
     def _read_supplied(self, task: Mapping[str, Any]) -> Iterator[Float[ndarray, "t h w"]]:
@@ -98,7 +97,7 @@ def depth_file(name: str) -> str:
 
 
 def histogram_file(name: str) -> str:
-    return f"depth/{name}.hist.zst"
+    return f"depth/{name}{HISTOGRAM}"
 
 
 def segment_histogram(video_id: str, index: int) -> str:

@@ -83,7 +83,11 @@ class LongVideo:
         supplied = None
         maker: Any = self.recipe.settings()["dense"]
         if source.depth is not None:
-            supplied = {"uri": source.depth, "stamp": self.content.stamps[source.depth], "polarity": source.depth_polarity}
+            supplied = {
+                "uri": source.depth,
+                "stamp": self.content.stamps[source.depth],
+                "polarity": source.depth_polarity,
+            }
             maker = [self.content.depth, source.depth_polarity]
         first, last = self.start + start, self.start + stop
         return Unit(
@@ -144,13 +148,21 @@ class LongVideo:
                 "supplied": supplied,
             },
             decides=[
-                content.sha256, recipe.frames(), recipe.settings()["dense"], tracks, first, last, segment.index,
-                depth_keys, low_high, recipe.scope == "segment",
+                content.sha256,
+                recipe.frames(),
+                recipe.settings()["dense"],
+                tracks,
+                first,
+                last,
+                segment.index,
+                depth_keys,
+                low_high,
+                recipe.scope == "segment",
             ],
             cost=segment.num_valid,
             uris=content.uris,
             said=f"{self.video_id} segment {segment.index}",
-        )  # fmt: skip
+        )
 
     def segment_unit(self, segment: Segment) -> str:
         """The name of the units that belong to a segment."""
@@ -169,7 +181,13 @@ class LongVideo:
                     "index": segment.index,
                     "video_id": self.video_id,
                 },
-                decides=[self.content.sha256, self.recipe.frames(), self.start + segment.start, segment.num_valid, identity],
+                decides=[
+                    self.content.sha256,
+                    self.recipe.frames(),
+                    self.start + segment.start,
+                    segment.num_valid,
+                    identity,
+                ],
                 cost=segment.num_valid,
                 uris=self.content.uris,
                 said=f"{self.video_id} segment {segment.index}",
@@ -202,7 +220,10 @@ def source_units(sources: Sequence[Source], stamps: Mapping[str, str | None]) ->
 
 
 def contents_of(
-    sources: Sequence[Source], units: Sequence[Unit], commits: Mapping[str, UnitCommit], stamps: Mapping[str, str | None]
+    sources: Sequence[Source],
+    units: Sequence[Unit],
+    commits: Mapping[str, UnitCommit],
+    stamps: Mapping[str, str | None],
 ) -> list[Content]:
     """The contents that could be read, in their sources' order."""
     same: dict[str, list[tuple[Source, Mapping[str, Any]]]] = {}

@@ -6,15 +6,20 @@ It knows blocks, actors and resources, and nothing of videos.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayTaskError
 
 from pipelines.cluster import Placement
 from pipelines.unit_worker import ROW, Job, UnitWorker, as_row
 from pipelines.units import Unit
+
+T = TypeVar("T")
 
 BLOCK_SECONDS = 1.0  # small units share a task: 200 tasks of 20 ms as 1-row blocks cost 2.3x a plain pool
 _BLOCKS_A_WORKER = 8  # at least, so that workers end together
@@ -33,49 +38,79 @@ class Result:
     attempts: int
 
 
-def run_here(units: Sequence[Unit], job: Job) -> Iterator[Result]:
-    """One unit after the other in this process."""
-    if not units:
-        return
-    worker = UnitWorker(job)
-    for unit in units:
-        row = as_row(unit)
-        yield _result(unit, worker(pa.Table.from_pylist([row], ROW)).to_pylist()[0])
+class Place(Protocol):
+    """Where passes run."""
+
+    def call(self, stage: str, function: Callable[..., T], *args: Any) -> T:
+        """A function's result, computed where that stage runs."""
+        ...
+
+    def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
+        """Make the units of one stage, in any order; what came of each, as it comes."""
+        ...
 
 
-def run_on_ray(units: Sequence[Unit], job: Job, placement: Placement, seconds_a_cost: float) -> Iterator[Result]:
-    """Units over a pool of actors, in any order; a block of rows whose actor dies is done again by another.
+class Here:
+    """This process, one unit after the other."""
 
-    Args:
-        seconds_a_cost: roughly, of one of the units' cost: it decides how many of them share a task.
-    """
-    if not units:
-        return
-    import ray.data
+    def __str__(self) -> str:
+        return "in this process"
 
-    _quiet(ray.data.DataContext.get_current())
-    blocks = pack(units, placement.workers, seconds_a_cost)
-    by_name = {unit.name: unit for unit in units}
-    results = ray.data.from_arrow(
-        [pa.Table.from_pylist([as_row(unit) for unit in block], ROW) for block in blocks]
-    ).map_batches(
-        UnitWorker,
-        fn_constructor_args=(replace(job, hide_gpus=not placement.gpus_per_worker),),
-        compute=ray.data.ActorPoolStrategy(
-            # an idle pool of one actor can grow; a fixed size that finds no place would wait for ever
-            min_size=1,
-            initial_size=min(placement.workers, len(blocks)),
-            max_size=min(placement.workers, len(blocks)),
-            max_tasks_in_flight_per_actor=2,
-        ),
-        num_cpus=placement.threads_per_worker,
-        num_gpus=placement.gpus_per_worker,
-        batch_size=None,
-        batch_format="pyarrow",
-    )
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in table.to_pylist():
-            yield _result(by_name[row["unit"]], row)
+    def call(self, stage: str, function: Callable[..., T], *args: Any) -> T:
+        return function(*args)
+
+    def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
+        if not units:
+            return
+        worker = UnitWorker(job)
+        for unit in units:
+            table = worker(pa.Table.from_pylist([as_row(unit)], ROW))
+            yield _result(unit, table.to_pylist()[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnRay:
+    """The workers of each stage on a cluster."""
+
+    placements: Mapping[str, Placement]
+
+    def __str__(self) -> str:
+        same: dict[str, list[str]] = {}
+        for stage, placement in self.placements.items():
+            same.setdefault(str(placement), []).append(stage)
+        return "; ".join(f"{', '.join(stages)}: {placement}" for placement, stages in same.items())
+
+    def call(self, stage: str, function: Callable[..., T], *args: Any) -> T:
+        placement = self.placements[stage]
+        remote = ray.remote(num_cpus=placement.threads_per_worker, num_gpus=placement.gpus_per_worker)(function)
+        try:
+            return ray.get(remote.remote(*args))
+        except RayTaskError as error:
+            raise error.cause from None
+
+    def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
+        """Over a pool of actors; a block of rows whose actor dies is done again by another."""
+        if not units:
+            return
+        placement = self.placements[units[0].stage]
+        _quiet(ray.data.DataContext.get_current())
+        blocks = pack(units, placement.workers, seconds_a_cost)
+        by_name = {unit.name: unit for unit in units}
+        actors = min(placement.workers, len(blocks))
+        rows = ray.data.from_arrow([pa.Table.from_pylist([as_row(unit) for unit in block], ROW) for block in blocks])
+        results = rows.map_batches(
+            UnitWorker,
+            fn_constructor_args=(replace(job, hide_gpus=not placement.gpus_per_worker),),
+            # a pool that can begin with one actor goes on where a fixed size would wait for a place for all
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=actors, max_size=actors),
+            num_cpus=placement.threads_per_worker,
+            num_gpus=placement.gpus_per_worker,
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in table.to_pylist():
+                yield _result(by_name[row["unit"]], row)
 
 
 def pack(units: Sequence[Unit], workers: int, seconds_a_cost: float) -> list[list[Unit]]:

@@ -26,7 +26,7 @@ MANIFESTS = (".parquet", ".csv", ".jsonl")
 POLARITIES = ("depth", "disparity")  # large is far; large is near
 # What is taken from a folder; a file that is named is read whatever it is called.
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
+    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"]
 )
 _FIELDS = ("uri", "prompt", "prompts", "depth", "depth_polarity", "tracks")
 _GLOB = frozenset("*?[")

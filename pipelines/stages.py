@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from longvie.media import VideoError, num_resampled, probe_video, resampled
 from longvie.shots import Shot, ShotFilters, detect_shots
+
+from longvie.media import VideoError, num_resampled, probe_video, resampled
 from pipelines.fetch import LocalCopies, hash_of
 from pipelines.recipe import Recipe
 from pipelines.storage import Storage
@@ -22,7 +23,7 @@ BATCH = 16  # frames decoded at once: 11 MB at 640x352
 class SourcesStage:
     """Names a source by its content, and what else the user gave for it.
 
-    Task: `uri`, `depth` or None, `tracks`. Result: `sha256` and `bytes` of the source, `depth` and `tracks` as hashes.
+    Task: `uri`, `depth` or None, `tracks`. Result: `uri`, `sha256` and `bytes` of the source, `depth` and `tracks` as hashes.
     """
 
     name: ClassVar[str] = "sources"
@@ -33,6 +34,7 @@ class SourcesStage:
     def make(self, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         digest, size = hash_of(task["uri"])
         return {
+            "uri": task["uri"],
             "sha256": digest,
             "bytes": size,
             "depth": None if task["depth"] is None else hash_of(task["depth"])[0],
@@ -58,9 +60,7 @@ class ScanStage:
         with self._copies.opened(task["uri"], task["stamp"]) as path:
             info = probe_video(path)
             counted = _Counted(resampled(path, **recipe.frames(), batch=BATCH))
-            shots = detect_shots(
-                counted, fps=recipe.fps, threshold=recipe.cut_threshold, min_frames=recipe.min_frames
-            )
+            shots = detect_shots(counted, fps=recipe.fps, threshold=recipe.cut_threshold, min_frames=recipe.min_frames)
             expected = num_resampled(info, recipe.fps)
             if counted.num_frames != expected:
                 raise VideoError(f"{path} breaks off: {counted.num_frames} of {expected} frames could be read")
@@ -69,10 +69,19 @@ class ScanStage:
             "info": {
                 name: getattr(info, name)
                 for name in (
-                    "num_frames", "height", "width", "fps", "duration", "variable", "codec", "rotation", "bit_depth",
-                    "has_audio", "decoder",
+                    "num_frames",
+                    "height",
+                    "width",
+                    "fps",
+                    "duration",
+                    "variable",
+                    "codec",
+                    "rotation",
+                    "bit_depth",
+                    "has_audio",
+                    "decoder",
                 )
-            },  # fmt: skip
+            },
             "num_frames": counted.num_frames,
             "shots": [_described(shot, filters) for shot in shots],
         }

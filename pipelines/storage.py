@@ -58,6 +58,10 @@ class Storage(Protocol):
         """All files in and below a folder with their bytes, by name; temporaries of dead writers, too."""
         ...
 
+    def temporaries(self) -> list[str]:
+        """What dead writers left directly in the storage, beside finished files."""
+        ...
+
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
         ...
@@ -182,6 +186,9 @@ class LocalStorage:
                     found[str(path.relative_to(self.root))] = path.stat().st_size
         return found
 
+    def temporaries(self) -> list[str]:
+        return sorted(path.name for path in self.root.glob(".*.tmp"))
+
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
@@ -260,6 +267,9 @@ class ObjectStorage:
             return {}
         root = self._root.lstrip("/")
         return {name.lstrip("/").removeprefix(root).lstrip("/"): info["size"] for name, info in found.items()}
+
+    def temporaries(self) -> list[str]:
+        return []
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,55 @@
+"""Which estimator makes a control, described before work begins: its weights' fingerprint is part of every key.
+
+Describing loads the weights once. Over Ray that is done where the stage will run, so that a missing model or GPU is
+said at once, and not by thousands of units.
+"""
+
+from __future__ import annotations
+
+from longvie.controls.depth import load_depth_estimator
+from longvie.controls.tracks import load_point_tracker
+from pipelines.recipe import Estimator
+
+DENSE_KINDS = ("canny", "lineart", "softedge")
+POSE_KINDS = ("openpose", "dwpose")
+_SEES_TIME = ("video-depth-anything",)  # looks at all frames of a stretch together
+_TORCH_FREE = ("lucas-kanade",)
+
+
+def is_depth(spec: str) -> bool:
+    """Whether a dense control is depth, rather than a detector's drawing."""
+    return spec.partition(":")[0] not in DENSE_KINDS
+
+
+def is_tracker(spec: str) -> bool:
+    """Whether a sparse control is point tracks, rather than a detector's drawing."""
+    return spec.partition(":")[0] not in POSE_KINDS
+
+
+def needs_torch(spec: str) -> bool:
+    """Whether describing it means loading weights, which is done where the stage runs."""
+    return spec not in _TORCH_FREE
+
+
+def describe(spec: str, device: str, dtype: str, batch_size: int, threads: int) -> Estimator:
+    """Load what `spec` names and say what its results depend on. `ValueError` if it cannot be had."""
+    settings = {"spec": spec, "device": device, "dtype": dtype, "batch_size": batch_size, "threads": threads}
+    name = spec.partition(":")[0]
+    if name in DENSE_KINDS:
+        from longvie.controls.edges import load_dense_detector
+
+        return Estimator(**settings, fingerprint=load_dense_detector(spec, device=device).fingerprint)
+    if name in POSE_KINDS:
+        from longvie.controls.keypoints import load_pose_detector
+
+        return Estimator(**settings, fingerprint=load_pose_detector(spec, device=device).fingerprint)
+    estimator = load_depth_estimator(spec, device=device, dtype=dtype, batch_size=batch_size)
+    return Estimator(
+        **settings, fingerprint=estimator.fingerprint, polarity=estimator.polarity, sees_time=name in _SEES_TIME
+    )
+
+
+def describe_tracker(spec: str, device: str, dtype: str, threads: int) -> Estimator:
+    """As `describe`, for a point tracker."""
+    tracker = load_point_tracker(spec, device=device, dtype=dtype)
+    return Estimator(spec=spec, device=device, dtype=dtype, threads=threads, fingerprint=tracker.fingerprint)
