@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import pyarrow as pa
 import ray
@@ -109,7 +109,7 @@ class OnRay:
             batch_format="pyarrow",
         )
         for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in table.to_pylist():
+            for row in cast(pa.Table, table).to_pylist():
                 yield _result(by_name[row["unit"]], row)
 
 

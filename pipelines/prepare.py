@@ -21,12 +21,12 @@ from pipelines import cluster, outputs, statistics
 from pipelines.control_stage import ControlStage
 from pipelines.depth_stage import HISTOGRAM, DepthStage, depth_file
 from pipelines.errors import UserError, first_line, storage_errors
-from pipelines.estimators import describe, describe_tracker, is_tracker, needs_torch
+from pipelines.estimators import SUPPLIED, describe, describe_tracker, is_tracker, needs_torch
 from pipelines.fetch import stamp_of
 from pipelines.long_videos import Content, LongVideo, contents_of, long_videos, scan_unit, source_units
 from pipelines.outputs import Prepared
-from pipelines.passes import Result
-from pipelines.prepare_options import PrepareOptions
+from pipelines.passes import Here, OnRay, Place, Result
+from pipelines.prepare_options import PROMPT, PrepareOptions
 from pipelines.progress import Report
 from pipelines.recipe import STAGES, Estimator, Recipe, open_recipe
 from pipelines.sources import Source, read_sources
@@ -114,7 +114,7 @@ def prepare(options: PrepareOptions, report: Report, open_storage: Callable[[str
 
 
 @contextmanager
-def _place(options: PrepareOptions) -> Iterator[Here | OnRay]:
+def _place(options: PrepareOptions) -> Iterator[Place]:
     """Where the passes run, checked before anything begins."""
     if options.workers == 0:
         yield Here()
@@ -141,7 +141,7 @@ def _place(options: PrepareOptions) -> Iterator[Here | OnRay]:
         )
 
 
-def _describe(place: Here | OnRay, stage: str, spec: str, gpus: float, options: PrepareOptions) -> Estimator:
+def _describe(place: Place, stage: str, spec: str, gpus: float, options: PrepareOptions) -> Estimator:
     device = "cuda" if gpus else "cpu"
     if stage == "controls" and is_tracker(spec):
         arguments: tuple[Any, ...] = (describe_tracker, spec, device, options.dtype, 1)
@@ -154,6 +154,8 @@ def _describe(place: Here | OnRay, stage: str, spec: str, gpus: float, options: 
 
 def _check_supplied(sources: Sequence[Source], recipe: Recipe) -> None:
     for source in sources:
+        if not source.depth and recipe.dense.spec == SUPPLIED:
+            raise UserError(f"{source.where}, field depth: missing; --depth supplied takes it from the manifest alone")
         if source.depth and not recipe.measured:
             raise UserError(
                 f"{source.where}, field depth: --depth {recipe.dense.spec} draws from frames; leave one out"
@@ -172,7 +174,7 @@ class _Run:
     recipe: Recipe
     storage: Storage
     open: Callable[[str], Storage]
-    place: Here | OnRay
+    place: Place
     report: Report
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -208,7 +210,7 @@ class _Run:
             num_videos=len(whole),
             num_segments=sum(len(video.segments) for video in whole),
             num_rejected=sum(shot["reason"] is not None for _, scan in scans for shot in scan["shots"]),
-            errors=list(prepared.errors),
+            errors=[dict(row) for row in prepared.errors],
             stages=self.stages,
         )
 

@@ -41,7 +41,7 @@ def check_named(store: UnitStore, sources: Sequence[Source], *, prune: bool) -> 
         return
     named = {source.uri for source in sources}
     commits = store.read_all("sources").values()
-    missing = sorted(uri for commit in commits if (uri := commit.result.get("uri")) not in named)
+    missing = sorted(uri for commit in commits if (uri := str(commit.result["uri"])) not in named)
     if missing:
         raise UserError(
             f"{store.storage.uri} also holds {missing[0]}"

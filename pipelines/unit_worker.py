@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-import av
 import cv2
 import pyarrow as pa
+from av.error import FFmpegError
 
 from pipelines.errors import storage_errors
 from pipelines.storage import Storage
@@ -37,7 +37,7 @@ RESULT = pa.schema(
 )
 
 # What broken or missing input raises. `VideoError` and `UserError` are values too.
-DATA_ERRORS = (ValueError, OSError, cv2.error, av.FFmpegError)
+DATA_ERRORS = (ValueError, OSError, cv2.error, FFmpegError)
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 TRIES = 3  # of a unit whose input fails as a network does, and of a write
 MAX_DEATHS = 3  # workers that may die over one unit before it is taken for the cause
@@ -51,7 +51,7 @@ class StorageError(RuntimeError):
 class Stage(Protocol):
     """One step of preparation. Weights are loaded in `__init__`."""
 
-    name: str
+    name: ClassVar[str]
 
     def make(self, task: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         """Make one unit: its files into a local folder, under their names below OUT; a small result, as JSON.
@@ -158,4 +158,4 @@ def as_row(unit: Unit) -> dict[str, str]:
 def _may_pass(error: BaseException) -> bool:
     """Whether trying again may help: a network's or a disk's fault, not the file's."""
     cause = error.__cause__ or error
-    return isinstance(cause, OSError) and not isinstance(cause, (*_LASTING, av.FFmpegError))
+    return isinstance(cause, OSError) and not isinstance(cause, (*_LASTING, FFmpegError))
