@@ -151,7 +151,7 @@ def _place(options: PrepareOptions) -> Iterator[Place]:
                 "captions": replace(
                     light, workers=int(light.workers / _CAPTION_CPUS), threads_per_worker=_CAPTION_CPUS
                 ),
-            }
+            },
         )
 
 
