@@ -6,16 +6,14 @@ the same is tested in test_prepare_on_ray.py. The processes are real and the sig
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 import signal
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.pipelines.helpers import Log
 from tests.pipelines.prepare_helpers import all_points, commits, made, run, run_to_death, tree, write_clips
@@ -49,7 +47,7 @@ def chosen(points: list[str], count: int) -> list[str]:
     """Seeded points, spread over the run: one of each stretch of it."""
     generator = random.Random(len(points))
     edges = [round(i * len(points) / count) for i in range(count + 1)]
-    return [generator.choice(points[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [generator.choice(points[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def die(source: str, out: Path, marks: Path, point: str, **options: Any) -> None:
