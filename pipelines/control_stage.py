@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float16, UInt8
+from jaxtyping import Float16, UInt8
 from numpy import ndarray
 
 from longvie.controls.normalize import HIGH_PERCENTILE, LOW_PERCENTILE, DepthHistogram, normalize_depth
+from longvie.controls.render import uniform_grid
 from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks, load_point_tracker
 from longvie.media import CONTROL, VideoError, resampled, write_image, write_video
 from longvie.segments import Segment
 from pipelines.depth_stage import read_depth, segment_histogram, write_histogram
-from pipelines.estimators import POSE_KINDS
+from pipelines.estimators import load_detector
 from pipelines.fetch import LocalCopies
 from pipelines.recipe import Estimator, Recipe
 from pipelines.stages import BATCH
@@ -30,8 +31,8 @@ class ControlStage:
 
     Task: `uri`, `stamp`, `start`, `stop`; `name` of the long video and `index` of the segment; `depth`, where its depth
     lies (`name`, `start`, `stop` of each piece, in order); `range`, what becomes black and white, or None for the
-    segment's own; `polarity`; `supplied`, None or the user's own tracks. Result: the files as `dense`, `sparse`, `tracks` and
-    `first`, and the `range`; None where there is none.
+    segment's own; `polarity`; `supplied`, None or the user's own tracks. Result: the files as `dense`, `sparse`,
+    `tracks` and `first`, and the `range`; None where there is none.
     """
 
     name: ClassVar[str] = "controls"
@@ -51,14 +52,14 @@ class ControlStage:
         files = {kind: f"{home}/{kind}_{task['index']:05d}" for kind in ("dense", "sparse", "tracks", "first")}
         made: dict[str, Any] = {"range": None, "first": None, "tracks": None}
         made |= {kind: f"{files[kind]}.mp4" for kind in ("dense", "sparse")}
-        depth = first_depth = None
+        depth = grey = None
         if recipe.measured:
             depth = self._read_depth(task)
             low_high = task["range"] or self._own_range(depth, task, folder)
             made["range"] = low_high
             dense = _in_batches(depth, *low_high, disparity=task["polarity"] == "disparity")
             write_video(folder / made["dense"], dense, recipe.fps, codec=CONTROL)
-            first_depth = far_depth(depth[0], *low_high, disparity=task["polarity"] == "disparity")
+            grey = normalize_depth(depth[:1], *low_high, disparity=task["polarity"] == "disparity")[0, ..., 0]
         frames = self._read_frames(task)
         if task["index"] == 0:
             made["first"] = f"{files['first']}.png"
@@ -68,7 +69,7 @@ class ControlStage:
             write_video(folder / made["dense"], drawn, recipe.fps, codec=CONTROL)
             del drawn
         if recipe.tracked:
-            tracks = self._track(task, frames, depth, first_depth)
+            tracks = self._track(task, frames, depth, grey)
             del frames, depth  # as large as what is drawn next
             made["tracks"] = f"{files['tracks']}.npz"
             tracks.save(folder / made["tracks"])
@@ -108,18 +109,18 @@ class ControlStage:
         task: Mapping[str, Any],
         frames: UInt8[ndarray, "t h w 3"],
         depth: Float16[ndarray, "t h w"] | None,
-        first_depth: Float[ndarray, "h w"] | None,
+        grey: UInt8[ndarray, "h w"] | None,
     ) -> Tracks:
-        if first_depth is None:  # without depth, all points are as far
-            first_depth = np.ones(frames.shape[1:3], np.float32)
+        """The segment's tracks, with the dense control at their points in the first frame."""
+        if grey is None:  # without depth, all points are as far
+            grey = np.zeros(frames.shape[1:3], np.uint8)
         if task["supplied"] is not None:
-            return self._supplied(task).with_depth(first_depth)
+            return self._supplied(task).with_depth(grey)
         if self._tracker is None:
             sparse = self._recipe.sparse
             self._tracker = load_point_tracker(sparse.spec, device=sparse.device, dtype=sparse.dtype)
-        points = track_grid(self._recipe.height, self._recipe.width)
-        given = far_depth(depth, *task["range"]) if depth is not None and self._tracker.needs_torch else None
-        return self._tracker(frames, points, given).with_depth(first_depth)
+        points = uniform_grid(self._recipe.height, self._recipe.width, 10, 10)
+        return self._tracker(frames, points, None).with_depth(grey)
 
     def _supplied(self, task: Mapping[str, Any]) -> Tracks:
         files = task["supplied"]["files"]
@@ -134,8 +135,7 @@ class ControlStage:
     def _drawn(self, maker: Estimator, frames: UInt8[ndarray, "t h w 3"]) -> Iterator[UInt8[ndarray, "t h w 3"]]:
         """A detector's drawing of the frames, a batch at a time."""
         if maker.spec not in self._detectors:
-            load = load_pose_detector if maker.spec in POSE_KINDS else load_dense_detector
-            self._detectors[maker.spec] = load(maker.spec, device=maker.device)
+            self._detectors[maker.spec] = load_detector(maker.spec, maker.device)
         for start in range(0, len(frames), BATCH):
             yield self._detectors[maker.spec](frames[start : start + BATCH])
 

@@ -7,6 +7,7 @@ through Ray's object store.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +69,8 @@ class DepthStage:
             self._estimator = load_depth_estimator(
                 dense.spec, device=dense.device, dtype=dense.dtype, batch_size=dense.batch_size
             )
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(dense.threads)
         return self._estimate(self._estimator, task)
 
     def _estimate(self, estimator: DepthEstimator, task: Mapping[str, Any]) -> Iterator[Float[ndarray, "t h w"]]:

@@ -6,14 +6,17 @@ said at once, and not by thousands of units.
 
 from __future__ import annotations
 
+from typing import Any
+
 from longvie.controls.depth import load_depth_estimator
 from longvie.controls.tracks import load_point_tracker
 from pipelines.recipe import Estimator
 
 DENSE_KINDS = ("canny", "lineart", "softedge")
+SUPPLIED = "supplied"  # as --depth: every source comes with its own
 POSE_KINDS = ("openpose", "dwpose")
 _SEES_TIME = ("video-depth-anything",)  # looks at all frames of a stretch together
-_TORCH_FREE = ("lucas-kanade",)
+_TORCH_FREE = ("supplied", "lucas-kanade")
 
 
 def is_depth(spec: str) -> bool:
@@ -33,20 +36,28 @@ def needs_torch(spec: str) -> bool:
 
 def describe(spec: str, device: str, dtype: str, batch_size: int, threads: int) -> Estimator:
     """Load what `spec` names and say what its results depend on. `ValueError` if it cannot be had."""
-    settings = {"spec": spec, "device": device, "dtype": dtype, "batch_size": batch_size, "threads": threads}
+    settings: dict[str, Any] = {"spec": spec, "device": device, "dtype": dtype}
+    settings |= {"batch_size": batch_size, "threads": threads}
+    if spec == SUPPLIED:
+        return Estimator(**settings, fingerprint="")
     name = spec.partition(":")[0]
-    if name in DENSE_KINDS:
-        from longvie.controls.edges import load_dense_detector
-
-        return Estimator(**settings, fingerprint=load_dense_detector(spec, device=device).fingerprint)
-    if name in POSE_KINDS:
-        from longvie.controls.keypoints import load_pose_detector
-
-        return Estimator(**settings, fingerprint=load_pose_detector(spec, device=device).fingerprint)
+    if name in (*DENSE_KINDS, *POSE_KINDS):
+        return Estimator(**settings, fingerprint=load_detector(spec, device).fingerprint)
     estimator = load_depth_estimator(spec, device=device, dtype=dtype, batch_size=batch_size)
     return Estimator(
         **settings, fingerprint=estimator.fingerprint, polarity=estimator.polarity, sees_time=name in _SEES_TIME
     )
+
+
+def load_detector(spec: str, device: str) -> Any:
+    """What draws a control from frames."""
+    if is_tracker(spec):
+        from longvie.controls.edges import load_dense_detector
+
+        return load_dense_detector(spec, device=device)
+    from longvie.controls.keypoints import load_pose_detector
+
+    return load_pose_detector(spec, device=device)
 
 
 def describe_tracker(spec: str, device: str, dtype: str, threads: int) -> Estimator:

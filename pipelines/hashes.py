@@ -1,4 +1,4 @@
-"""What identifies content and settings: SHA-256, of bytes, files and JSON. Imports nothing heavy: every worker uses it."""
+"""What identifies content and settings: SHA-256 of bytes, files and JSON. Every worker uses it: it imports nothing."""
 
 from __future__ import annotations
 

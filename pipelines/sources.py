@@ -1,4 +1,4 @@
-"""What a user hands to `longvie prepare`, as sources: files, folders, globs, URIs, and manifests that name more of them.
+"""What a user hands to `longvie prepare`, as sources: files, folders, globs, URIs, and manifests that name more.
 
 It checks form only. Whether a file is there, is readable and holds a video is found by the stages, and is a row in
 errors.parquet: one bad file does not keep thousands of good ones waiting.
@@ -25,9 +25,7 @@ from pipelines.storage import check_uri, local_path_of, scheme_of
 MANIFESTS = (".parquet", ".csv", ".jsonl")
 POLARITIES = ("depth", "disparity")  # large is far; large is near
 # What is taken from a folder; a file that is named is read whatever it is called.
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"]
-)
+VIDEO_SUFFIXES = ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"
 _FIELDS = ("uri", "prompt", "prompts", "depth", "depth_polarity", "tracks")
 _GLOB = frozenset("*?[")
 
@@ -110,9 +108,9 @@ def _named(uris: Iterable[str], where: str) -> list[Source]:
 
 
 def _in_folder(given: str, uris: Iterable[str]) -> list[str]:
-    videos = [uri for uri in uris if PurePosixPath(uri).suffix.lower() in VIDEO_SUFFIXES]
+    videos = [uri for uri in uris if PurePosixPath(uri).suffix.lower() in VIDEO_SUFFIXES.split()]
     if not videos:
-        raise UserError(f"{given} holds no video; known endings are {' '.join(sorted(VIDEO_SUFFIXES))}")
+        raise UserError(f"{given} holds no video; known endings are {VIDEO_SUFFIXES}")
     return videos
 
 

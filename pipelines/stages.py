@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from longvie.shots import Shot, ShotFilters, detect_shots
-
 from longvie.media import VideoError, num_resampled, probe_video, resampled
+from longvie.shots import Shot, ShotFilters, detect_shots
 from pipelines.fetch import LocalCopies, hash_of
 from pipelines.recipe import Recipe
 from pipelines.storage import Storage
@@ -23,7 +22,7 @@ BATCH = 16  # frames decoded at once: 11 MB at 640x352
 class SourcesStage:
     """Names a source by its content, and what else the user gave for it.
 
-    Task: `uri`, `depth` or None, `tracks`. Result: `uri`, `sha256` and `bytes` of the source, `depth` and `tracks` as hashes.
+    Task: `uri`, `depth` or None, `tracks`. Result: `uri`, its `sha256` and `bytes`; `depth` and `tracks` as hashes.
     """
 
     name: ClassVar[str] = "sources"

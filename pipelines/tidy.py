@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines import outputs, recipe
+from pipelines import recipe
 from pipelines.errors import UserError
 from pipelines.sources import Source
 from pipelines.storage import Storage
@@ -16,7 +16,7 @@ from pipelines.units import UnitCommit, UnitStore, commit_name
 FOLDERS = ("attempts", "commits", "controls", "cond", "depth")
 FILES = (
     recipe.NAME,
-    outputs.MANIFEST,
+    recipe.MANIFEST,
     "videos.parquet",
     "segments.parquet",
     "stats.parquet",
@@ -41,7 +41,7 @@ def check_named(store: UnitStore, sources: Sequence[Source], *, prune: bool) -> 
         return
     named = {source.uri for source in sources}
     commits = store.read_all("sources").values()
-    missing = sorted(uri for commit in commits if (uri := commit.result.get("uri")) not in named)
+    missing = sorted(uri for commit in commits if (uri := str(commit.result["uri"])) not in named)
     if missing:
         raise UserError(
             f"{store.storage.uri} also holds {missing[0]}"

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-import av
 import cv2
 import pyarrow as pa
+from av.error import FFmpegError
 
 from pipelines.errors import storage_errors
 from pipelines.storage import Storage
@@ -37,7 +37,7 @@ RESULT = pa.schema(
 )
 
 # What broken or missing input raises. `VideoError` and `UserError` are values too.
-DATA_ERRORS = (ValueError, OSError, cv2.error, av.FFmpegError)
+DATA_ERRORS = (ValueError, OSError, cv2.error, FFmpegError)
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 TRIES = 3  # of a unit whose input fails as a network does, and of a write
 MAX_DEATHS = 3  # workers that may die over one unit before it is taken for the cause
@@ -51,7 +51,7 @@ class StorageError(RuntimeError):
 class Stage(Protocol):
     """One step of preparation. Weights are loaded in `__init__`."""
 
-    name: str
+    name: ClassVar[str]
 
     def make(self, task: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         """Make one unit: its files into a local folder, under their names below OUT; a small result, as JSON.
@@ -67,6 +67,7 @@ class Job:
 
     Args:
         run: names the run, so that workers that died are counted within it.
+        name: of the stage.
         stage: makes the stage, given the storage it reads committed files from.
         open_storage: opens `out`.
         hide_gpus: a worker without GPUs would be shown all of them by Ray.
@@ -74,6 +75,7 @@ class Job:
 
     out: str
     run: str
+    name: str
     stage: Callable[[Storage], Stage]
     open_storage: Callable[[str], Storage]
     hide_gpus: bool = False
@@ -130,6 +132,18 @@ class UnitWorker:
         raise AssertionError("the last attempt returns")
 
 
+_kept: dict[tuple[str, str], UnitWorker] = {}  # this process's last one
+
+
+def make_units(rows: pa.Table, job: Job) -> pa.Table:
+    """As a `UnitWorker` does, which this process keeps for the next block: for stages that load no weights."""
+    key = (job.run, job.name)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = UnitWorker(job)
+    return _kept[key](rows)
+
+
 def reliably(action: Callable[[], T]) -> T:
     """Do something with the storage, again if it fails; `StorageError` if it keeps failing."""
     for attempt in range(1, TRIES + 1):
@@ -158,4 +172,4 @@ def as_row(unit: Unit) -> dict[str, str]:
 def _may_pass(error: BaseException) -> bool:
     """Whether trying again may help: a network's or a disk's fault, not the file's."""
     cause = error.__cause__ or error
-    return isinstance(cause, OSError) and not isinstance(cause, (*_LASTING, av.FFmpegError))
+    return isinstance(cause, OSError) and not isinstance(cause, (*_LASTING, FFmpegError))
