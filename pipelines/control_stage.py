@@ -24,6 +24,7 @@ from pipelines.fetch import LocalCopies
 from pipelines.recipe import Estimator, Recipe
 from pipelines.stages import BATCH
 from pipelines.storage import Storage
+from pipelines.unit_worker import reliably
 
 
 class ControlStage:
@@ -80,9 +81,10 @@ class ControlStage:
         return made
 
     def _read_depth(self, task: Mapping[str, Any]) -> Float16[ndarray, "t h w"]:
-        return np.concatenate(
-            [read_depth(self._storage, piece["name"], piece["start"], piece["stop"]) for piece in task["depth"]]
-        )
+        def read(piece: Mapping[str, Any]) -> Float16[ndarray, "t h w"]:
+            return reliably(lambda: read_depth(self._storage, piece["name"], piece["start"], piece["stop"]))
+
+        return np.concatenate([read(piece) for piece in task["depth"]])
 
     def _own_range(
         self, depth: Float16[ndarray, "t h w"], task: Mapping[str, Any], folder: Path
