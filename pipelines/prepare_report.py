@@ -185,14 +185,17 @@ def read_page(folder: Path, storage: Storage, recipe: Recipe) -> Page:
 def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     """What decided the outputs, in words."""
     scope = {"video": "each long video", "dataset": "the dataset", "segment": "each segment (for ablation)"}
-    filters = [
-        f"{name} below {limit:g}" for name, limit in (("brightness", recipe.black), ("motion", recipe.static)) if limit
-    ]
+    limits = {
+        "brightness below": recipe.black,
+        "motion below": max(filter(None, (recipe.static, recipe.min_motion)), default=None),
+        "motion above": recipe.max_motion,
+    }
+    filters = [f", {name} {limit:g}" for name, limit in limits.items() if limit is not None]
     cuts = "each source is one" if recipe.cut_threshold is None else f"cut threshold {recipe.cut_threshold:g}"
     said = [
         ("Frames", f"{recipe.width}x{recipe.height}, {recipe.fps:g} fps, {recipe.fit}"),
         ("Segments", f"{recipe.segment_length} frames, neighbours share one"),
-        ("Shots", f"{cuts}; left out: shorter than {recipe.min_frames} frames{''.join(f', {f}' for f in filters)}"),
+        ("Shots", f"{cuts}; left out: shorter than {recipe.min_frames} frames{''.join(filters)}"),
         ("Depth" if recipe.measured else "Dense control", recipe.dense.spec),
         ("Tracks" if recipe.tracked else "Sparse control", recipe.sparse.spec),
     ]

@@ -101,6 +101,13 @@ def test_counts_are_at_the_top(two: Prepared) -> None:
     }
 
 
+def test_settings_are_said(two: Prepared) -> None:
+    page = shown(two)
+    assert "Frames 48x32, 8 fps, crop" in page.words
+    assert "cut threshold 3; left out: shorter than 9 frames, brightness below 16, motion below 0.5 Depth" in page.words
+    assert "Depth is scaled over each long video" in page.words
+
+
 def test_frames_depth_and_tracks_stand_side_by_side(two: Prepared) -> None:
     page = shown(two)
     images = page.all("img")
