@@ -30,7 +30,6 @@ class Estimator:
     batch_size: int = 1
     threads: int = 1  # of the CPU; they decide the order of floating-point sums
     polarity: str | None = None  # of depth: what large values mean
-    sees_time: bool = False  # whether frames of a stretch must be given together
 
 
 @dataclass(frozen=True, kw_only=True)

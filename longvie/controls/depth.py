@@ -69,9 +69,9 @@ def load_depth_estimator(
     """
     name, _, where = spec.partition(":")
     if spec == "builtin":
-        from longvie.controls.builtin_depth import BuiltinDepth  # pyright: ignore[reportMissingImports]
+        from longvie.controls.builtin_depth import BuiltinDepth
 
-        return BuiltinDepth(device=device)
+        return BuiltinDepth()  # on the CPU: it is small
     if spec in DEPTH_ANYTHING_V2 or (name == "transformers" and where):
         from longvie.controls.depth_adapters import TransformersDepth
 
