@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipelines.prepare_report as report
+import pipelines.prepare_report
+import pipelines.report_content
+import pipelines.report_page as report
 from pipelines.prepare_report import write_report
 from pipelines.recipe import Recipe
 from pipelines.storage import LocalStorage
@@ -219,7 +221,9 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_text_stands_out_in_light_and_in_dark() -> None:
-    template = (Path(report.__file__).parent / "templates" / "prepare_report.html").read_text(encoding="utf-8")
+    template = (Path(pipelines.prepare_report.__file__).parent / "templates" / "prepare_report.html").read_text(
+        encoding="utf-8"
+    )
     palettes = re.findall(r":root \{([^}]*)\}", template)
     assert len(palettes) == 2
     for palette in palettes:
@@ -294,7 +298,7 @@ def test_thousands_of_videos_make_a_page_of_the_same_size(tmp_path: Path, monkey
     videos = report.MAX_VIDEOS + 20
     for number in range(videos):
         prepared.shot(prepared.source("a.mp4", sha256=f"k{number:063d}"), 0, 0, 17, prompt=long, files=False)
-    monkeypatch.setattr(report, "MAX_SHOTS_IN_ALL", report.MAX_SHOTS + 101)
+    monkeypatch.setattr(pipelines.report_content, "MAX_SHOTS_IN_ALL", report.MAX_SHOTS + 101)
     page = shown(prepared)
     assert len([row for row in page.all("rect") if "x" in row and row.get("class") == "left"]) == report.MAX_SHOTS + 101
     assert page.words.count("They stand in videos.parquet.") > 100
