@@ -1,6 +1,6 @@
 """The stage that makes the controls of one segment: depth scaled by its one range, tracks drawn, both as videos.
 
-Memory: one segment's frames once as RGB, then once as the drawing of tracks; its depth before that, at two bytes a pixel.
+Memory: one segment's frames as RGB, then the drawing of its tracks; before that its depth, at two bytes a pixel.
 """
 
 from __future__ import annotations
