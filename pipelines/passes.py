@@ -110,7 +110,7 @@ class OnRay:
         how: dict[str, Any] = {
             "num_cpus": placement.threads_per_worker,
             "num_gpus": placement.gpus_per_worker,
-            "batch_size": None,
+            "batch_size": 1,  # rows a call; a task is still a whole block
             "batch_format": "pyarrow",
         }
         if stage in self.loading:

@@ -141,7 +141,7 @@ class PrepareOptions:
             config = read_pipeline_config(None if self.model == "tiny" else self.model)
             fps, size, length = float(config.fps), f"{config.width}x{config.height}", config.segment_length
         height, width = parse_size(self.size or size)
-        return self.fps or fps, height, width, self.segment_length or length
+        return float(self.fps or fps), height, width, self.segment_length or length
 
     def recipe(self, dense: Estimator, sparse: Estimator) -> Recipe:
         """All that decides prepared data, with what makes the controls described."""
@@ -153,17 +153,22 @@ class PrepareOptions:
             fit=self.fit,  # type: ignore[arg-type]  # checked above
             segment_length=length,
             min_frames=self.min_frames or max(1, length // 2),
-            cut_threshold=self.cut_threshold if self.cuts else None,
-            black=self.black,
-            static=self.static,
-            min_motion=self.min_motion,
-            max_motion=self.max_motion,
+            cut_threshold=float(self.cut_threshold) if self.cuts else None,
+            black=_real(self.black),
+            static=_real(self.static),
+            min_motion=_real(self.min_motion),
+            max_motion=_real(self.max_motion),
             dense=dense,
             measured=is_depth(self.depth),
             sparse=sparse,
             tracked=is_tracker(self.sparse),
             scope=self.scope,  # type: ignore[arg-type]
         )
+
+
+def _real(value: float | None) -> float | None:
+    """8 and 8.0 are the same setting, but not the same JSON."""
+    return None if value is None else float(value)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -214,7 +214,7 @@ class TestAgain:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"fps": 4}, "fps 8, now 4"),
+            ({"fps": 4}, "fps 8.0, now 4.0"),
             ({"size": "64x32"}, "width 48, now 64"),
             ({"segment_length": 9}, "segment_length 5, now 9"),
             ({"scope": "segment"}, 'scope "video", now "segment"'),
