@@ -89,7 +89,9 @@ class OnRay:
 
     def call(self, stage: str, function: Callable[..., T], *args: Any) -> T:
         placement = self.placements[stage]
-        remote = ray.remote(num_cpus=placement.threads_per_worker, num_gpus=placement.gpus_per_worker)(function)
+        resources = {"num_cpus": placement.threads_per_worker, "num_gpus": placement.gpus_per_worker}
+        # one call a process: what it imported must not stay in a worker of a stage that imports no torch
+        remote = ray.remote(**resources, max_calls=1)(function)
         try:
             return ray.get(remote.remote(*args))
         except RayTaskError as error:
