@@ -84,7 +84,7 @@ def plot_histogram(
     outline = "".join(f"V{top:.1f}H{(i + 1) * step:.1f}" for i, top in enumerate(tops))
 
     def x(value: float) -> float:
-        return round(min(max((value - first) / (last - first), 0.0), 1.0) * PLOT_WIDTH, 1)
+        return round(float(min(max((value - first) / (last - first), 0.0), 1.0)) * PLOT_WIDTH, 1)
 
     near_is_low = polarity != "disparity"
     return Plot(

@@ -37,8 +37,11 @@ class Detector:
         return np.stack([np.repeat(one[..., None], 3, axis=2) if one.ndim == 2 else one for one in made])
 
 
-def load_dense_detector(spec: str, *, device: str = "cpu") -> Detector:
+def load_dense_detector(spec: str, *, device: str = "cpu", resolution: int = RESOLUTION) -> Detector:
     """Load canny, lineart:FOLDER or softedge:FOLDER (a folder or hub repository with safetensors).
+
+    Args:
+        resolution: pixels of the shorter side that a network sees, rounded to a multiple of 64.
 
     Raises:
         DepthError: if there is no such detector, or its weights cannot be had.
@@ -67,8 +70,9 @@ def load_dense_detector(spec: str, *, device: str = "cpu") -> Detector:
         weights.load_weights(network, path)
     except weights.WeightsError as error:
         raise DepthError(f"dense control {name}: {error}") from error
-    detect = partial(detector.to(device), detect_resolution=RESOLUTION, image_resolution=RESOLUTION, output_type="np")
-    return Detector(name=name, fingerprint=weights.fingerprint(network, name, RESOLUTION), detect=detect)
+    on_device: Callable[..., ndarray] = detector.to(device)
+    detect = partial(on_device, detect_resolution=resolution, image_resolution=resolution, output_type="np")
+    return Detector(name=name, fingerprint=weights.fingerprint(network, name, resolution), detect=detect)
 
 
 def _canny(frame: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w"]:

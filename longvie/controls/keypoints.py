@@ -22,10 +22,13 @@ _YOLOX = (
 _DWPOSE = "https://huggingface.co/wanghaofan/dw-ll_ucoco_384/resolve/main/dw-ll_ucoco_384.pth"
 
 
-def load_pose_detector(spec: str, *, device: str = "cpu") -> Detector:
+def load_pose_detector(spec: str, *, device: str = "cpu", resolution: int = RESOLUTION) -> Detector:
     """Load openpose:FOLDER (bodies), openpose-full:FOLDER (with hands and faces) or dwpose:FOLDER.
 
     The detector draws the poses of each frame on black: uint8 (t, h, w, 3) to the same shape.
+
+    Args:
+        resolution: pixels of the shorter side that the networks see, rounded to a multiple of 64.
 
     Raises:
         TrackError: if there is no such detector, or its code or weights cannot be had.
@@ -45,8 +48,8 @@ def load_pose_detector(spec: str, *, device: str = "cpu") -> Detector:
             options = {"include_hand": full, "include_face": full}
     except WeightsError as error:
         raise TrackError(f"pose detector {name}: {error}") from error
-    detect = partial(detector, detect_resolution=RESOLUTION, image_resolution=RESOLUTION, output_type="np", **options)
-    return Detector(name=name, fingerprint=fingerprint, detect=detect)
+    detect = partial(detector, detect_resolution=resolution, image_resolution=resolution, output_type="np", **options)
+    return Detector(name=name, fingerprint=f"{fingerprint}-{resolution}", detect=detect)
 
 
 def _openpose(where: str, device: str, *, full: bool) -> tuple[Any, str]:

@@ -182,7 +182,7 @@ def _read_supplied(path: str) -> Tracks:
             f"{path}: visibility is {visibility.dtype} {visibility.shape}; give bool {points.shape[:2]}, true if seen"
         )
     finite = np.isfinite(points).all(axis=2, keepdims=True)
-    return Tracks(points=np.where(finite, points, 0).astype(np.float32), visibility=visibility & finite.squeeze(2))
+    return Tracks(points=np.where(finite, points, 0).astype(np.float32), visibility=visibility & finite[..., 0])
 
 
 def sample_depth(depth: Shaped[ndarray, "h w"], points: Float[ndarray, "n 2"]) -> Float[ndarray, " n"]:

@@ -99,5 +99,6 @@ def test_any_depth_can_be_drawn(values: list[float], polarity: str) -> None:
     assert max(bars) == 1
     assert all(0 <= bar <= 1 for bar in bars)
     assert 0 <= shown.low_x <= shown.high_x <= PLOT_WIDTH
-    assert 0 <= shown.outside <= 0.05
+    # a percentile lies between two values: of few, one more on each side may lie beyond it
+    assert 0 <= shown.outside * len(values) <= 0.04 * len(values) + 2
     assert "nan" not in shown.path

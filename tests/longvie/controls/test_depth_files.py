@@ -114,10 +114,9 @@ class Evil:
 
 def test_mistakes_are_named_in_one_line(tmp_path: Path, depth: np.ndarray) -> None:
     def fails(uri: Path, match: str, read: bool = False) -> None:
+        supplied = SuppliedDepth(str(uri), polarity="depth") if read else None
         with pytest.raises(DepthError, match=match) as caught:
-            supplied = SuppliedDepth(str(uri), polarity="depth")
-            if read:
-                supplied.read(0, 1, HEIGHT, WIDTH)
+            supplied.read(0, 1, HEIGHT, WIDTH) if supplied else SuppliedDepth(str(uri), polarity="depth")
         assert "\n" not in str(caught.value)
 
     fails(tmp_path / "missing.mp4", "missing.mp4 does not exist")

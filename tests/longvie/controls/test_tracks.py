@@ -127,9 +127,9 @@ def test_tracks_survive_their_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.points, points.astype(np.float16))
     np.testing.assert_array_equal(loaded.visibility, visibility)
     np.testing.assert_array_equal(loaded.depth, tracks.depth)
-    with pytest.raises(TrackError, match="have no depth"):
+    with pytest.raises(TrackError, match=r"have no depth"):
         Tracks(points=points, visibility=visibility).render(8, 8)
-    with pytest.raises(TrackError, match="differ"):
+    with pytest.raises(TrackError, match=r"differ"):
         Tracks(points=points[1:], visibility=visibility)
 
 
@@ -165,9 +165,9 @@ def test_tracks_may_come_one_file_a_segment(tmp_path: Path) -> None:
     supplied = SuppliedTracks([tmp_path / "0.npz", tmp_path / "1.npz"])
     assert supplied.at(segments[1]).points.shape == (4, 2, 2)
     assert (supplied.at(segments[1]).points == 1).all()
-    with pytest.raises(TrackError, match="tracks for 1 segments, not for segment 1"):
+    with pytest.raises(TrackError, match=r"tracks for 1 segments, not for segment 1"):
         SuppliedTracks([tmp_path / "0.npz"]).at(segments[1])
-    with pytest.raises(TrackError, match="have 4 frames, segment 0 needs 9"):
+    with pytest.raises(TrackError, match=r"have 4 frames, segment 0 needs 9"):
         SuppliedTracks([tmp_path / "1.npz"]).at(segments[0])
 
 
@@ -190,13 +190,13 @@ def test_wrong_tracks_are_named(tmp_path: Path, arrays: dict, match: str) -> Non
 
 
 def test_missing_and_broken_tracks_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TrackError, match="missing.npz is not a readable"):
+    with pytest.raises(TrackError, match=r"missing.npz is not a readable"):
         SuppliedTracks(tmp_path / "missing.npz")
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 garbage")
-    with pytest.raises(TrackError, match="broken.npz is not a readable"):
+    with pytest.raises(TrackError, match=r"broken.npz is not a readable"):
         SuppliedTracks(tmp_path / "broken.npz")
     np.savez(tmp_path / "short.npz", tracks=np.zeros((3, 2, 2), np.float32), visibility=np.ones((3, 2), bool))
-    with pytest.raises(TrackError, match="have 3 frames, the video 5"):
+    with pytest.raises(TrackError, match=r"have 3 frames, the video 5"):
         SuppliedTracks(tmp_path / "short.npz", num_frames=5)
 
 
@@ -204,7 +204,7 @@ def test_trackers_are_named() -> None:
     tracker = load_point_tracker()
     assert (tracker.name, tracker.needs_torch) == ("lucas-kanade", False)
     assert tracker.fingerprint != LucasKanade(window=15).fingerprint
-    with pytest.raises(TrackError, match="there is no tracker 'optical'; give one of: lucas-kanade"):
+    with pytest.raises(TrackError, match=r"there is no tracker 'optical'; give one of: lucas-kanade"):
         load_point_tracker("optical")
 
 
