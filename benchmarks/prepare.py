@@ -32,6 +32,7 @@ from ray._private.internal_api import node_stats
 import pipelines.prepare
 from longvie.media import join_videos, resampled, write_video
 from pipelines import cluster
+from pipelines.estimators import needs_torch
 from pipelines.passes import Here, Result
 from pipelines.prepare import prepare
 from pipelines.prepare_options import PrepareOptions
@@ -95,7 +96,7 @@ def measure_memory(folder: Path, short: Path, long: Path, depth: str) -> dict[st
     """The highest resident memory of workers by stage, and of the object store, from a short and a long video."""
     numbers: dict[str, Any] = {}
     for name, video in (("short", short), ("long", long)):
-        with watching() as watch:
+        with watching(depth) as watch:
             prepare(options_for(video, folder / name, depth, workers=1), watch.report)
         numbers[name] = {
             "seconds_of_video": video.stat().st_size and _seconds(video),
@@ -121,7 +122,7 @@ def measure_wall(folder: Path, video: Path, depth: str) -> dict[str, Any]:
     """Seconds of each stage over Ray Data and over a pool, in turn, with two workers."""
     numbers: dict[str, Any] = {}
     for name in ("pool", "ray"):
-        with watching() as watch, pools() if name == "pool" else ray_data():
+        with watching(depth) as watch, pools() if name == "pool" else ray_data():
             prepare(options_for(video, folder / f"wall_{name}", depth, workers=2), watch.report)
         numbers[name] = {stage: round(watch.walls[stage], 2) for stage in STAGES}
         numbers[f"{name}_rates"] = watch.rates
@@ -182,7 +183,8 @@ def ray_data() -> Iterator[None]:
 class _Watch:
     """Peaks of memory while a run goes on, by stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: str) -> None:
+        self.loading = ("depth",) if needs_torch(depth) else ()
         self.stage = ""
         self.peaks: dict[str, float] = {}
         self.walls: dict[str, float] = {}
@@ -206,7 +208,9 @@ class _Watch:
     def look(self) -> None:
         for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
             line = " ".join(process.info["cmdline"] or [])
-            if line.startswith("ray::") and "IDLE" not in line and process.info["memory_info"]:
+            # actors of one stage may still be ending while tasks of the next begin
+            ours = "MapWorker" in line if self.stage in self.loading else "make_units" in line
+            if line.startswith("ray::") and ours and process.info["memory_info"]:
                 resident = process.info["memory_info"].rss / 2**20
                 self.peaks[self.stage] = max(self.peaks.get(self.stage, 0.0), resident)
 
@@ -222,8 +226,8 @@ class _Watch:
 
 
 @contextmanager
-def watching() -> Iterator[_Watch]:
-    watch, ended = _Watch(), threading.Event()
+def watching(depth: str) -> Iterator[_Watch]:
+    watch, ended = _Watch(depth), threading.Event()
 
     def look() -> None:
         while not ended.wait(0.1):

@@ -54,8 +54,6 @@ def cluster(address: str | None = None) -> Iterator[None]:
     if joined:
         _check_address(joined)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data's actors restart as they should, of which Ray's core warns in a line of its own on our stderr
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:

@@ -89,7 +89,7 @@ class OnRay:
 
     def call(self, stage: str, function: Callable[..., T], *args: Any) -> T:
         placement = self.placements[stage]
-        resources = {"num_cpus": placement.threads_per_worker, "num_gpus": placement.gpus_per_worker}
+        resources: dict[str, Any] = {"num_cpus": placement.threads_per_worker, "num_gpus": placement.gpus_per_worker}
         # one call a process: what it imported must not stay in a worker of a stage that imports no torch
         remote = ray.remote(**resources, max_calls=1)(function)
         try:
