@@ -36,7 +36,7 @@ from pipelines.estimators import needs_torch
 from pipelines.passes import Here, Result
 from pipelines.prepare import prepare
 from pipelines.prepare_options import PrepareOptions
-from pipelines.unit_worker import ROW, Job, UnitWorker, as_row
+from pipelines.unit_worker import ROW, Job, UnitWorker, write_tasks
 from pipelines.units import Unit
 
 FPS, HEIGHT, WIDTH = 24, 360, 640  # of the made videos
@@ -141,7 +141,7 @@ class _Pool(Here):
             return
         names = {unit.name: unit for unit in units}
         with multiprocessing.get_context("spawn").Pool(2, _start, (replace(job, hide_gpus=True),)) as pool:
-            for row in pool.imap_unordered(_make, [as_row(unit) for unit in units]):
+            for row in pool.imap_unordered(_make, write_tasks(job.open_storage(job.out), job, units)):
                 unit = names[row.pop("unit")]
                 yield Result(unit=unit, **row)
 
@@ -155,7 +155,7 @@ def _start(job: Job) -> None:
     _worker = UnitWorker(job)
 
 
-def _make(row: dict[str, str]) -> dict[str, Any]:
+def _make(row: dict[str, int]) -> dict[str, Any]:
     assert _worker is not None
     return _worker(pa.Table.from_pylist([row], ROW)).to_pylist()[0]
 

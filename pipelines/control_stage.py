@@ -5,6 +5,7 @@ Memory: one segment's frames as RGB, then the drawing of its tracks; before that
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ from pipelines.recipe import Estimator, Recipe
 from pipelines.stages import BATCH
 from pipelines.storage import Storage
 from pipelines.unit_worker import reliably
+
+SMALL_BATCH = 4  # frames normalised at once: float32 takes four times the room of what is drawn
 
 
 class ControlStage:
@@ -79,16 +82,18 @@ class ControlStage:
     def _grey(self, task: Mapping[str, Any], folder: Path) -> tuple[tuple[float, float], UInt8[ndarray, "t h w"]]:
         """What became black and white, and the dense control, 0 (near) .. 255 (far)."""
 
-        def read(piece: Mapping[str, Any]) -> Float16[ndarray, "t h w"]:
-            return reliably(lambda: read_depth(self._storage, piece["name"], piece["start"], piece["stop"]))
-
-        depth = np.concatenate([read(piece) for piece in task["depth"]])
+        depth = np.empty((task["stop"] - task["start"], self._recipe.height, self._recipe.width), np.float16)
+        at = 0
+        for piece in task["depth"]:
+            end = at + piece["stop"] - piece["start"]
+            reliably(functools.partial(read_depth, self._storage, piece["name"], piece["start"], depth[at:end]))
+            at = end
         low, high = task["range"] or self._own_range(depth, task, folder)
         grey = np.empty(depth.shape, np.uint8)
-        for start in range(0, len(depth), BATCH):
-            batch = depth[start : start + BATCH]
+        for start in range(0, len(depth), SMALL_BATCH):
+            batch = depth[start : start + SMALL_BATCH]
             coloured = normalize_depth(batch, low, high, disparity=task["polarity"] == "disparity")
-            grey[start : start + BATCH] = coloured[..., 0]
+            grey[start : start + SMALL_BATCH] = coloured[..., 0]
         return (low, high), grey
 
     def _own_range(

@@ -122,23 +122,20 @@ def read_histogram(storage: Storage, name: str) -> DepthHistogram:
     )
 
 
-def read_depth(storage: Storage, name: str, start: int, stop: int) -> Float16[ndarray, "t h w"]:
-    """Frames `start .. stop-1` of one stretch; those before are decompressed and dropped, one at a time."""
+def read_depth(storage: Storage, name: str, start: int, out: Float16[ndarray, "t h w"]) -> None:
+    """Read frames of one stretch, from `start` on, into `out`; those before are decompressed and dropped one by one."""
     with (
         storage.open(depth_file(name)) as file,
         pa.CompressedInputStream(pa.PythonFile(file, mode="r"), COMPRESSION) as stream,
     ):
         shape = _read_header(stream)
-        if not 0 <= start < stop <= shape[0]:
-            raise ValueError(f"{depth_file(name)} has {shape[0]} frames; {start}..{stop - 1} were asked for")
+        if start + len(out) > shape[0] or out.shape[1:] != shape[1:]:
+            raise ValueError(f"{depth_file(name)} is {shape}; frames from {start} on as {out.shape} were asked for")
         frame_bytes = shape[1] * shape[2] * 2
         for _ in range(start):
             stream.read(frame_bytes)
-        frames = np.empty((stop - start, *shape[1:]), np.float16)
-        for frame in frames:
-            data = stream.read(frame_bytes)
-            frame[...] = np.frombuffer(data, "<f2").reshape(shape[1:])
-        return frames
+        for frame in out:
+            frame[...] = np.frombuffer(stream.read(frame_bytes), "<f2").reshape(shape[1:])
 
 
 def _header(shape: tuple[int, int, int]) -> bytes:

@@ -16,13 +16,14 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from pipelines.cluster import Placement
-from pipelines.unit_worker import ROW, Job, UnitWorker, as_row, make_units
+from pipelines.unit_worker import ROW, Job, UnitWorker, make_units, write_tasks
 from pipelines.units import Unit
 
 T = TypeVar("T")
 
 BLOCK_SECONDS = 1.0  # small units share a task: 200 tasks of 20 ms as 1-row blocks cost 2.3x a plain pool
 _BLOCKS_A_WORKER = 8  # at least, so that workers end together
+_BLOCKS_A_FILE = 32  # at most where there are more: each takes some 700 bytes of the object store
 _START_SECONDS = 1800  # in which the first worker must find its place and load its weights
 _SILENCE_SECONDS = 6 * 3600  # in which some unit must be done; the longest is the scan of one film
 
@@ -62,10 +63,10 @@ class Here:
     def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
         if not units:
             return
+        rows = write_tasks(job.open_storage(job.out), job, units)
         worker = UnitWorker(job)
-        for unit in units:
-            table = worker(pa.Table.from_pylist([as_row(unit)], ROW))
-            yield _result(unit, table.to_pylist()[0])
+        for unit, row in zip(units, rows, strict=True):
+            yield _result(unit, worker(pa.Table.from_pylist([row], ROW)).to_pylist()[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +106,14 @@ class OnRay:
         placement = self.placements[stage]
         job = replace(job, hide_gpus=not placement.gpus_per_worker)
         _quiet(ray.data.DataContext.get_current())
-        blocks = pack(units, placement.workers, seconds_a_cost)
+        written = iter(write_tasks(job.open_storage(job.out), job, units))
+        blocks = [
+            pa.Table.from_pylist([next(written) for _ in block], ROW)
+            for block in pack(units, placement.workers, seconds_a_cost)
+        ]
         by_name = {unit.name: unit for unit in units}
         count = min(placement.workers, len(blocks))
-        rows = ray.data.from_arrow([pa.Table.from_pylist([as_row(unit) for unit in block], ROW) for block in blocks])
+        rows = ray.data.from_arrow(blocks)
         how: dict[str, Any] = {
             "num_cpus": placement.threads_per_worker,
             "num_gpus": placement.gpus_per_worker,
@@ -130,10 +135,13 @@ class OnRay:
 def pack(units: Sequence[Unit], workers: int, seconds_a_cost: float) -> list[list[Unit]]:
     """Units in blocks of about `BLOCK_SECONDS`, in their order, which keeps those of one source together.
 
-    A block holds one unit where a unit takes that long, and never so many that a worker has fewer than eight blocks.
+    A block holds one unit where a unit takes that long, and never so many that a worker has fewer than eight blocks. A
+    file of very many units has at most 32 blocks, unless workers need more.
     """
     total = sum(unit.cost for unit in units) * seconds_a_cost
-    target = min(BLOCK_SECONDS, total / (workers * _BLOCKS_A_WORKER))
+    files = len({unit.uris for unit in units})
+    most = max(files * _BLOCKS_A_FILE, workers * _BLOCKS_A_WORKER)
+    target = max(min(BLOCK_SECONDS, total / (workers * _BLOCKS_A_WORKER)), total / most)
     blocks: list[list[Unit]] = []
     filled = target
     for unit in units:

@@ -13,7 +13,7 @@ from pipelines.sources import Source
 from pipelines.storage import Storage
 from pipelines.units import UnitCommit, UnitStore, commit_name
 
-FOLDERS = ("attempts", "commits", "controls", "cond", "depth")
+FOLDERS = ("attempts", "commits", "controls", "cond", "depth", "tasks")
 FILES = (
     recipe.NAME,
     recipe.MANIFEST,

@@ -6,11 +6,12 @@ and back. What is wrong with the data is a row; a fault of the program or of the
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -25,7 +26,7 @@ from pipelines.units import Made, Unit, UnitStore
 
 T = TypeVar("T")
 
-ROW = pa.schema([("unit", pa.string()), ("key", pa.string()), ("task", pa.string())])
+ROW = pa.schema([("offset", pa.int64()), ("length", pa.int64())])  # of a unit in the pass's file of tasks
 RESULT = pa.schema(
     [
         ("unit", pa.string()),
@@ -91,11 +92,20 @@ class UnitWorker:
         self._run = job.run
         self._store = UnitStore(job.open_storage(job.out))
         self._stage = job.stage(self._store.storage)
+        self._tasks = tasks_name(job)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """A table of `ROW` to a table of `RESULT`."""
-        results = [self.make(row["unit"], row["key"], json.loads(row["task"])) for row in rows.to_pylist()]
+        results = [self.make(**self._read(row["offset"], row["length"])) for row in rows.to_pylist()]
         return pa.Table.from_pylist(results, RESULT)
+
+    def _read(self, offset: int, length: int) -> dict[str, Any]:
+        def read() -> bytes:
+            with self._store.storage.open(self._tasks) as file:
+                file.seek(offset)
+                return file.read(length)
+
+        return json.loads(reliably(read))
 
     def make(self, unit: str, key: str, task: Mapping[str, Any]) -> dict[str, Any]:
         """One unit, unless it exists; a row of `RESULT`."""
@@ -164,9 +174,20 @@ def one_line(error: BaseException, folder: str = "") -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def as_row(unit: Unit) -> dict[str, str]:
-    """A unit as a row of `ROW`."""
-    return {"unit": unit.name, "key": unit.key, "task": json.dumps(unit.task)}
+def write_tasks(storage: Storage, job: Job, units: Sequence[Unit]) -> list[dict[str, int]]:
+    """Write what a pass is to make into one file, for workers to read; where each unit stands in it, as rows of `ROW`.
+
+    Tasks travel by this file: as rows they would fill Ray's object store with 2 KB a unit.
+    """
+    lines = [json.dumps({"unit": unit.name, "key": unit.key, "task": unit.task}).encode() + b"\n" for unit in units]
+    offsets = itertools.accumulate((len(line) for line in lines), initial=0)
+    reliably(lambda: storage.write(tasks_name(job), b"".join(lines)))
+    return [{"offset": offset, "length": len(line)} for offset, line in zip(offsets, lines, strict=False)]
+
+
+def tasks_name(job: Job) -> str:
+    """The file of a pass's tasks; it goes at the end of the run."""
+    return f"tasks/{job.name}.jsonl"
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -70,7 +70,8 @@ class TestOutputs:
     def test_depth_is_stored_exactly_as_it_was_given(self, prepared: Path) -> None:
         videos = rows_of(prepared, "videos")
         for video, (name, count) in zip(videos, CLIPS.items(), strict=True):
-            stored = read_depth(LocalStorage(prepared), f"{video['video_id']}/00000", 0, count)
+            stored = np.empty((count, 32, 48), np.float16)
+            read_depth(LocalStorage(prepared), f"{video['video_id']}/00000", 0, stored)
             np.testing.assert_array_equal(stored, depth_of(count, ord(name)).astype(np.float16))
 
     def test_statistics_are_numpys(self, prepared: Path) -> None:
