@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 import pipelines.prepare
 from longvie.media import write_video
@@ -19,7 +20,7 @@ from pipelines.passes import Here, Result
 from pipelines.prepare import Summary, prepare
 from pipelines.prepare_options import PrepareOptions
 from pipelines.storage import Storage, open_storage
-from pipelines.unit_worker import Job
+from pipelines.unit_worker import ROW, Job, UnitWorker, write_tasks
 from pipelines.units import Unit
 from tests.pipelines.helpers import Executioner, KillingStorage, Log
 
@@ -140,16 +141,12 @@ class Shuffled(Here):
         self._random = random.Random(seed)
 
     def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
-        order = self._random.sample(list(units), len(units))
-        middle = self._random.randint(0, len(order))
-        halves = [super(Shuffled, self).run(part, job, seconds_a_cost) for part in (order[:middle], order[middle:])]
-        while halves:
-            half = self._random.choice(halves)
-            result = next(half, None)
-            if result is None:
-                halves.remove(half)
-            else:
-                yield result
+        rows = write_tasks(job.open_storage(job.out), job, units) if units else []
+        order = self._random.sample(list(zip(units, rows, strict=True)), len(units))
+        workers = [UnitWorker(job), UnitWorker(job)]
+        for unit, row in order:
+            made = self._random.choice(workers)(pa.Table.from_pylist([row], ROW)).to_pylist()[0]
+            yield Result(unit=unit, **{key: value for key, value in made.items() if key != "unit"})
 
 
 @contextmanager
