@@ -206,12 +206,14 @@ class _Watch:
             print(f"  failed: {fields['said']}: {fields['error']}")
 
     def look(self) -> None:
-        for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
-            line = " ".join(process.info["cmdline"] or [])
+        for process in psutil.Process().children(recursive=True):
+            try:
+                line, resident = " ".join(process.cmdline()), process.memory_info().rss / 2**20
+            except psutil.NoSuchProcess:
+                continue
             # actors of one stage may still be ending while tasks of the next begin
             ours = "MapWorker" in line if self.stage in self.loading else "make_units" in line
-            if line.startswith("ray::") and ours and process.info["memory_info"]:
-                resident = process.info["memory_info"].rss / 2**20
+            if line.startswith("ray::") and ours:
                 self.peaks[self.stage] = max(self.peaks.get(self.stage, 0.0), resident)
 
     @staticmethod

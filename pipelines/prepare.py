@@ -77,12 +77,14 @@ def _place(options: PrepareOptions) -> Iterator[Place]:
             return cluster.place_stage(stage, options.workers, gpus, threads, options.wait_for_nodes, remedy)
 
         light = placed("scan", 0.0, 1, "--workers")
+        waiting = replace(light, workers=int(light.workers / CAPTION_CPUS), threads_per_worker=CAPTION_CPUS)
         yield OnRay(
             loading=frozenset(
                 stage
                 for stage, loads in (
-                    ("depth", needs_torch(options.depth)),
-                    ("controls", needs_torch(options.sparse) or not is_depth(options.depth)),
+                    ("depth", needs_torch(options.depth) and is_depth(options.depth)),
+                    ("controls", needs_torch(options.sparse)),
+                    ("controls", needs_torch(options.depth) and not is_depth(options.depth)),
                 )
                 if loads
             ),
@@ -96,7 +98,7 @@ def _place(options: PrepareOptions) -> Iterator[Place]:
                     "--workers, --depth-gpus or --threads-per-worker",
                 ),
                 "controls": placed("controls", options.sparse_gpus, 1, "--workers or --sparse-gpus"),
-                "captions": replace(light, workers=int(light.workers / CAPTION_CPUS), threads_per_worker=CAPTION_CPUS),
+                **({"captions": waiting} if options.captioner is not None else {}),
             },
         )
 

@@ -158,8 +158,9 @@ def stage_summary(summary: Summary, seconds: float) -> Table:
         title=f"{summary.num_videos} long video(s), {summary.num_segments} segments, {len(summary.errors)} error(s) in "
         f"{time.strftime('%H:%M:%S', time.gmtime(seconds))}",
     )
-    for column in ("stage", "units", "made now", "failed", "a worker's rate", "slowest", "which"):
-        table.add_column(column, overflow="fold")
+    for column in ("stage", "units", "made", "failed", "rate", "slowest"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("which", overflow="fold")
     for stage in summary.stages:
         table.add_row(
             _TITLES.get(stage.stage, stage.stage),
