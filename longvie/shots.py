@@ -20,14 +20,14 @@ from longvie.media import fit_frames
 
 # PySceneDetect looks at copies 256 pixels wide by default; 144 makes them 16:9.
 HEIGHT, WIDTH = 144, 256
-# A cut changes the picture RATIO times as much as the two frames on each side of it do, and by THRESHOLD at least, the
-# mean change of hue, saturation and value, 0..255. These are PySceneDetect's defaults for its AdaptiveDetector. In the
-# film Big Buck Bunny it finds 134 shots, ContentDetector (27) 174: by eye, nearly all of the 44 cuts that it alone has
-# are fast motion, fades and rolling credits, and it misses two cuts between similar pictures (changes of 24 and 26).
-# AdaptiveDetector misses the second of two cuts within two frames, and sees two cuts in fades from black.
+# A cut changes the picture THRESHOLD times as much as the two frames on each side of it do, and by MIN_CHANGE at least,
+# the mean change of hue, saturation and value, 0..255: PySceneDetect's defaults for its AdaptiveDetector. In the film
+# Big Buck Bunny it finds 134 shots, ContentDetector (27) 174: of the 44 cuts that it alone has, the two dozen looked at
+# are nearly all fast motion, fades and rolling credits, and it misses two cuts between similar pictures (changes of 24
+# and 26). AdaptiveDetector may miss one of two cuts within two frames, and sees two cuts in fades from black.
 WINDOW = 2
-RATIO = 3.0
-THRESHOLD = 15.0
+THRESHOLD = 3.0
+MIN_CHANGE = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,10 @@ def detect_shots(
     """The shots of a video in order, covering every frame once, however its frames are batched.
 
     Args:
-        threshold: the least change that is a cut, 0..255; None: the video is one shot.
+        threshold: a cut changes the picture so many times as much as its neighbours do; None: the video is one shot.
     """
     detector = AdaptiveDetector(
-        adaptive_threshold=RATIO, min_scene_len=1, window_width=WINDOW, min_content_val=threshold or 0
+        adaptive_threshold=threshold or 0, min_scene_len=1, window_width=WINDOW, min_content_val=MIN_CHANGE
     )
     brightness: list[float] = []
     change: list[float] = []  # from the frame before

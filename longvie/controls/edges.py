@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ def load_dense_detector(spec: str, *, device: str = "cpu", resolution: int = RES
         weights.load_weights(network, path)
     except weights.WeightsError as error:
         raise DepthError(f"dense control {name}: {error}") from error
-    on_device: Callable[..., ndarray] = detector.to(device)
+    on_device: Any = detector.to(device)
     detect = partial(on_device, detect_resolution=resolution, image_resolution=resolution, output_type="np")
     return Detector(name=name, fingerprint=weights.fingerprint(network, name, resolution), detect=detect)
 

@@ -181,8 +181,8 @@ def _read_supplied(path: str) -> Tracks:
         raise TrackError(
             f"{path}: visibility is {visibility.dtype} {visibility.shape}; give bool {points.shape[:2]}, true if seen"
         )
-    finite = np.isfinite(points).all(axis=2, keepdims=True)
-    return Tracks(points=np.where(finite, points, 0).astype(np.float32), visibility=visibility & finite[..., 0])
+    finite = np.isfinite(points[..., 0]) & np.isfinite(points[..., 1])
+    return Tracks(points=np.where(finite[..., None], points, 0).astype(np.float32), visibility=visibility & finite)
 
 
 def sample_depth(depth: Shaped[ndarray, "h w"], points: Float[ndarray, "n 2"]) -> Float[ndarray, " n"]:

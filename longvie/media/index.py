@@ -6,11 +6,10 @@ packet need not be a frame (MPEG-TS cut anywhere, AVI, raw streams), every frame
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import av
 import decord
@@ -72,12 +71,10 @@ class VideoIndex:
     indexed: bool
 
 
-class _Entry(NamedTuple):
-    """A frame in the file: its time and duration in ticks, and whether it is a key frame."""
-
-    time: int | None
-    duration: int
-    key: bool
+# A frame in the file: time and duration in ticks, and whether it is a key frame. An array, for a long video's frames
+# as objects would take more memory than all else.
+_ENTRY = np.dtype([("time", np.int64), ("duration", np.int64), ("key", np.bool_)])
+_NO_TIME = np.iinfo(np.int64).min
 
 
 def probe_video(uri: str | Path) -> VideoInfo:
@@ -96,18 +93,19 @@ def index_video(uri: str | Path) -> VideoIndex:
             has_audio = bool(container.streams.audio)
         if first is None:
             raise VideoError(f"{uri} has no frames that can be decoded")
-        entries: Sequence[_Entry] = []
+        entries = np.empty(0, _ENTRY)
         if formats & _INDEXED_CONTAINERS and codec in _ONE_FRAME_A_PACKET:
             with open_video(uri, path) as (container, stream):
-                entries = _demuxed(uri, path, container, stream)
+                entries = np.sort(np.fromiter(_packets(uri, path, container, stream), _ENTRY), order="time")
                 rate, tick = _rate(stream), float(stream.time_base or 0)
-        indexed = bool(entries) and first.pts is not None and first.pts == entries[0].time
+        indexed = len(entries) > 0 and first.pts == entries["time"][0]
         if not indexed:
             with open_video(uri, path) as (container, stream):
-                entries = [_Entry(f.pts, f.duration or 0, f.key_frame) for f in decoded(uri, container, stream)]
+                frames = decoded(uri, container, stream)
+                entries = np.fromiter(((_time(f.pts), f.duration or 0, f.key_frame) for f in frames), _ENTRY)
                 rate, tick = _rate(stream), float(stream.time_base or 0)
     ticks, times, duration = _times(uri, entries, rate, tick)
-    keys = np.flatnonzero([entry.key for entry in entries])
+    keys = np.flatnonzero(entries["key"])
     gaps = np.diff(times)
     variable = bool(len(gaps)) and float(gaps.max() - gaps.min()) > VARIABLE_BEYOND
     rotation = first.rotation % 360
@@ -148,41 +146,42 @@ def open_decord(path: str, num_frames: int) -> Any | None:
     return reader
 
 
-def _demuxed(uri: str | Path, path: str, container: InputContainer, stream: VideoStream) -> list[_Entry]:
-    """The frames in the order they are shown, without decoding. `VideoError` where the file was cut off."""
+def _packets(
+    uri: str | Path, path: str, container: InputContainer, stream: VideoStream
+) -> Iterator[tuple[int, int, bool]]:
+    """The frames in the order they are stored, without decoding. `VideoError` where the file was cut off."""
     size = Path(path).stat().st_size
     if "mov" in container.format.name and any(entry.pos + entry.size > size for entry in stream.index_entries):
         raise VideoError(f"{uri} is truncated: its index names frames beyond its end")
-    entries: list[_Entry] = []
     end = 0.0  # seconds, over all streams
     for packet in container.demux():
         if packet.is_corrupt:
-            raise VideoError(f"{uri} is truncated or damaged after {len(entries)} frames")
+            raise VideoError(f"{uri} is truncated or damaged: a packet is not whole")
         if packet.pts is None:
             continue
         if packet.time_base:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index and not packet.is_discard:
-            entries.append(_Entry(packet.pts, packet.duration or 0, packet.is_keyframe))
+            yield packet.pts, packet.duration or 0, packet.is_keyframe
     # Matroska's header says how long the file is, but nothing says how many frames it has.
     promised = (container.duration or 0) / av.time_base
     if "matroska" in container.format.name and promised - end > TRUNCATED_BEYOND:
         raise VideoError(f"{uri} is truncated: it ends after {end:.1f} s of {promised:.1f} s")
-    return sorted(entries)
 
 
 def _times(
-    uri: str | Path, entries: Sequence[_Entry], rate: float, tick: float
+    uri: str | Path, entries: ndarray, rate: float, tick: float
 ) -> tuple[Int[ndarray, " n"] | None, Float[ndarray, " n"], float]:
     """The frames' times in ticks, if usable, and in seconds from the first; and when the last one ends."""
-    known = [entry.time for entry in entries if entry.time is not None]
-    if tick and len(known) == len(entries) and all(a < b for a, b in itertools.pairwise(known)):
-        ticks = np.asarray(known, np.int64)
+    known = entries["time"]
+    if tick and (known != _NO_TIME).all() and (np.diff(known) > 0).all():
+        ticks = np.ascontiguousarray(known)
         times = (ticks - ticks[0]) * tick
         usual = float(np.median(np.diff(times))) if len(times) > 1 else (1 / rate if rate else 0.0)
-        duration = float(times[-1]) + (entries[-1].duration * tick or usual)
-        if rate and np.abs(times - np.arange(len(times)) / rate).max() <= tick:  # a constant rate, rounded to ticks
-            times, duration = np.arange(len(times)) / rate, len(times) / rate
+        duration = float(times[-1]) + (float(entries["duration"][-1]) * tick or usual)
+        even = np.arange(len(times)) / rate if rate else None
+        if even is not None and np.abs(times - even).max() <= tick:  # a constant rate, rounded to ticks
+            times, duration = even, len(times) / rate
     elif rate:
         ticks, times, duration = None, np.arange(len(entries)) / rate, len(entries) / rate
     else:
@@ -190,6 +189,10 @@ def _times(
     if not 0 < duration <= MAX_SECONDS:
         raise VideoError(f"{uri} claims to last {duration:g} s; its times are damaged")
     return ticks, times, duration
+
+
+def _time(ticks: int | None) -> int:
+    return _NO_TIME if ticks is None else ticks
 
 
 def _rate(stream: VideoStream) -> float:
