@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.prepare_cli import prepare
+
 app = typer.Typer(
     name="longvie",
     help="Controllable ultra-long videos with LongVie, on Ray.",
@@ -30,7 +32,7 @@ LogFormat = Annotated[str, typer.Option(help="text (bars on a terminal) or json 
 
 @app.command()
 def generate(
-    source: Annotated[str, typer.Argument(help="cond.json, or a manifest: .jsonl or .parquet.", metavar="INPUT")],
+    source: Annotated[str, typer.Argument(help="cond.json, .jsonl, .parquet, or prepare's OUT.", metavar="INPUT")],
     out: Annotated[str, typer.Option(help="Folder or URI; each video goes to OUT/<video_id>/.")],
     first_frame: Annotated[str | None, typer.Option(help="First frame, with a cond.json.")] = None,
     video_id: Annotated[str | None, typer.Option(help="Name of a cond.json's video; one row of a manifest.")] = None,
@@ -109,6 +111,31 @@ def generate(
     raise typer.Exit(_generate(options, log_format))
 
 
+app.command()(prepare)
+
+
+@app.command()
+def rewrite(
+    source: Annotated[str, typer.Argument(help="prepare's OUT, .jsonl or .parquet.", metavar="INPUT")],
+    video_id: Annotated[str, typer.Option(help="Which of its videos.")],
+    first_frame: Annotated[str, typer.Option(help="The edited first frame.", metavar="IMAGE")],
+    captioner: Annotated[str, typer.Option(help="OpenAI-compatible endpoint that rewrites prompts.", metavar="URL")],
+    caption_model: Annotated[str, typer.Option(help="The captioner's model.", metavar="NAME")],
+    out: Annotated[str, typer.Option(help="Manifest to be written.", metavar="FILE.jsonl")],
+    new_id: Annotated[str | None, typer.Option("--as", help="Name of the edited video; default: ID-edited.")] = None,
+) -> None:
+    """Rewrite a video's prompts for an edited first frame; longvie generate takes what comes out."""
+    from pipelines.caption_endpoint import CaptionEndpoint
+    from pipelines.rewrite import RewriteOptions
+    from pipelines.rewrite import rewrite as run
+
+    options = RewriteOptions(source=source, video_id=video_id, first_frame=first_frame, out=out, new_id=new_id)
+    endpoint = CaptionEndpoint.from_environment(captioner, caption_model)
+    endpoint.check()
+    for prompt in run(options, endpoint)["prompts"]:
+        typer.echo(prompt if isinstance(prompt, str) else f"{prompt['start']}: {prompt['text']}")
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for the demo.")] = "out/demo",
@@ -183,19 +210,27 @@ def main(arguments: list[str] | None = None) -> None:
         _end("interrupted; the same command goes on from the last segment", 1)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last segment", 1)
-    except ValueError as error:
-        if not _is_users(error):
+    except (ValueError, RuntimeError) as error:
+        code = _exit_code(error)
+        if code is None:
             raise
-        _end(str(error))
+        _end(str(error), code)
     sys.exit(code or 0)
 
 
-def _is_users(error: ValueError) -> bool:
+def _exit_code(error: Exception) -> int | None:
+    """2 for what only the user can mend, 1 for a place that fails; None for a fault of ours."""
+    from longvie.controls.depth import DepthError
+    from longvie.controls.tracks import TrackError
+    from longvie.media import VideoError
     from longvie.models.checkpoints import CheckpointError
-    from longvie.video import VideoError
+    from pipelines.captions import CaptionError
     from pipelines.errors import UserError
+    from pipelines.unit_worker import StorageError
 
-    return isinstance(error, (UserError, VideoError, CheckpointError))
+    if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError)):
+        return 2
+    return 1 if isinstance(error, (StorageError, CaptionError)) else None
 
 
 def _end(message: str, code: int = 2) -> None:
