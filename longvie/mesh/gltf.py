@@ -91,7 +91,7 @@ class Document:
             if default is _REQUIRED:
                 raise SceneError(f"{self.name}: {where} has no {key}; export it again")
             return default
-        value = item[key]
+        value: Any = item[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 1 << 64 else math.inf
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

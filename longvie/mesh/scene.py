@@ -120,10 +120,9 @@ class Scene:
             inside = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
             inside &= (depth >= view.camera.near) & ((depth <= view.camera.far) | anchors.at_infinity)
             met = first_hits(self._bodies, matrices, view, xy[inside]).depth
-            # against infinity, only nothing at all is not nearer
-            shown = np.isinf(met) & anchors.at_infinity[inside]
             with np.errstate(invalid="ignore"):
-                shown |= np.abs(met - depth[inside]) <= OCCLUSION_TOLERANCE * depth[inside]
+                near_it = np.abs(met - depth[inside]) <= OCCLUSION_TOLERANCE * depth[inside]
+            shown = np.where(anchors.at_infinity[inside], np.isinf(met), near_it)
             positions[k], visible[k] = xy, inside
             visible[k, inside] = shown
         return PointTracks(positions=positions, visibility=visible, depth=first.depth.astype(np.float32))
