@@ -1,12 +1,31 @@
-"""Where the segments of a long video lie, and nothing else."""
+"""Where the segments of a long video lie, and nothing else. It needs no torch."""
 
 from __future__ import annotations
 
-from longvie.types import Segment
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One model window on the timeline of a long video.
+
+    It covers frames `start .. start + num_frames - 1` of the long video; only the first `num_valid` of them exist
+    (fewer than `num_frames` only in the last segment, whose controls are padded and whose output is trimmed).
+    """
+
+    index: int
+    start: int
+    num_frames: int
+    num_valid: int
+
+    @property
+    def new_frames(self) -> slice:
+        """Which frames of the window are new: all in the first segment, all but the shared first frame later."""
+        return slice(0 if self.index == 0 else 1, self.num_valid)
 
 
 def num_segments(num_frames: int, segment_length: int) -> int:
-    """How many segments cover `num_frames` frames when neighbours share exactly one frame (LongVie 2: k cover 80k+1)."""
+    """How many segments cover `num_frames` frames when neighbours share exactly one (LongVie 2: k cover 80k+1)."""
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; a video has at least 1 frame")
     if segment_length < 2:

@@ -16,27 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longvie.segments import Segment as Segment
+
 Frames = UInt8[Tensor, "t h w 3"]
 Image = UInt8[Tensor, "h w 3"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """One model window on the timeline of a long video.
-
-    It covers frames `start .. start + num_frames - 1` of the long video; only the first `num_valid` of them exist
-    (fewer than `num_frames` only in the last segment, whose controls are padded and whose output is trimmed).
-    """
-
-    index: int
-    start: int
-    num_frames: int
-    num_valid: int
-
-    @property
-    def new_frames(self) -> slice:
-        """Which frames of the window are new: all in the first segment, all but the shared first frame later."""
-        return slice(0 if self.index == 0 else 1, self.num_valid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +65,9 @@ class Carry:
 
     @staticmethod
     def start(first_frame: Image, seed: int) -> Carry:
-        return Carry(next_index=0, first_frame=first_frame, history=first_frame.new_zeros(0, *first_frame.shape), seed=seed)
+        return Carry(
+            next_index=0, first_frame=first_frame, history=first_frame.new_zeros(0, *first_frame.shape), seed=seed
+        )
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors."""

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.prepare_cli import prepare
+
 app = typer.Typer(
     name="longvie",
     help="Controllable ultra-long videos with LongVie, on Ray.",
@@ -109,6 +111,9 @@ def generate(
     raise typer.Exit(_generate(options, log_format))
 
 
+app.command()(prepare)
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for the demo.")] = "out/demo",
@@ -182,19 +187,26 @@ def main(arguments: list[str] | None = None) -> None:
         _end("interrupted; the same command goes on from the last segment", 1)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last segment", 1)
-    except ValueError as error:
-        if not _is_users(error):
+    except (ValueError, RuntimeError) as error:
+        code = _exit_code(error)
+        if code is None:
             raise
-        _end(str(error))
+        _end(str(error), code)
     sys.exit(code or 0)
 
 
-def _is_users(error: ValueError) -> bool:
+def _exit_code(error: Exception) -> int | None:
+    """2 for what only the user can mend, 1 for a place that fails; None for a fault of ours."""
+    from longvie.controls.depth import DepthError
+    from longvie.controls.tracks import TrackError
+    from longvie.media import VideoError
     from longvie.models.checkpoints import CheckpointError
-    from longvie.video import VideoError
     from pipelines.errors import UserError
+    from pipelines.unit_worker import StorageError
 
-    return isinstance(error, (UserError, VideoError, CheckpointError))
+    if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError)):
+        return 2
+    return 1 if isinstance(error, StorageError) else None
 
 
 def _end(message: str, code: int = 2) -> None:

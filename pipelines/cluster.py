@@ -28,7 +28,7 @@ class Placement:
     """How many workers, and what each is given."""
 
     workers: int
-    gpus_per_worker: int
+    gpus_per_worker: float  # a part of one, for workers that share it
     threads_per_worker: int
 
     @property
@@ -36,7 +36,7 @@ class Placement:
         return "cuda" if self.gpus_per_worker else "cpu"
 
     def __str__(self) -> str:
-        each = f"{self.gpus_per_worker} GPU" if self.gpus_per_worker else "no GPU"
+        each = f"{self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "no GPU"
         threads = f"{self.threads_per_worker} CPU thread{'s' if self.threads_per_worker > 1 else ''}"
         return f"{self.workers} worker{'s' if self.workers > 1 else ''} with {each} and {threads} each"
 
@@ -89,23 +89,54 @@ def place(
     """
     if gpus_per_worker is None:
         gpus_per_worker = int(any(node.get("GPU", 0) >= 1 for node in _nodes()))
-    bundle = _bundle(gpus_per_worker, threads_per_worker)
     wanted = min(workers or 1, num_videos)
+    fitting = _make_room(wanted, gpus_per_worker, threads_per_worker, wait_seconds)
+    if fitting < wanted:
+        raise UserError(
+            f"{_no_room('worker(s)', wanted, gpus_per_worker, threads_per_worker, fitting)}; lower --workers, "
+            "--gpus-per-worker or --threads-per-worker, or give --wait-for-nodes SECONDS where it can grow"
+        )
+    count = wanted if workers else min(fitting, num_videos)
+    return Placement(workers=count, gpus_per_worker=gpus_per_worker, threads_per_worker=threads_per_worker)
+
+
+def place_stage(
+    stage: str, workers: int | None, gpus: float, threads: int, wait_seconds: float = 0.0, remedy: str = "--workers"
+) -> Placement:
+    """The workers of one stage of preparation, or `UserError` if the cluster can never hold them.
+
+    Args:
+        workers: None for as many as fit.
+        gpus: of each; a part of one is shared.
+        remedy: the flags that lower what is asked for.
+    """
+    fitting = _make_room(workers or 1, gpus, threads, wait_seconds)
+    if fitting < (workers or 1):
+        raise UserError(
+            f"{_no_room(f'{stage} worker(s)', workers or 1, gpus, threads, fitting)}; lower {remedy}, or give "
+            "--wait-for-nodes SECONDS where it can grow"
+        )
+    return Placement(workers=workers or fitting, gpus_per_worker=gpus, threads_per_worker=threads)
+
+
+def _make_room(wanted: int, gpus: float, cpus: int, wait_seconds: float) -> int:
+    """How many such workers the cluster holds, once it has grown if it can."""
+    bundle = _bundle(gpus, cpus)
     fitting = capacity(_nodes(), bundle)
     if fitting < wanted and wait_seconds:
         request_resources(bundles=[bundle] * wanted)
         deadline = time.monotonic() + wait_seconds
         while (fitting := capacity(_nodes(), bundle)) < wanted and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-    if fitting < wanted:
-        has = ", ".join(f"{sum(n.get(key, 0) for n in _nodes()):g} {key}" for key in ("CPU", "GPU"))
-        raise UserError(
-            f"{wanted} worker(s) with {gpus_per_worker} GPU and {threads_per_worker} CPU each do not fit: the cluster "
-            f"has {has} on {len(_nodes())} node(s), room for {fitting}; lower --workers, --gpus-per-worker or "
-            "--threads-per-worker, or give --wait-for-nodes SECONDS where it can grow"
-        )
-    count = wanted if workers else min(fitting, num_videos)
-    return Placement(workers=count, gpus_per_worker=gpus_per_worker, threads_per_worker=threads_per_worker)
+    return fitting
+
+
+def _no_room(what: str, wanted: int, gpus: float, cpus: int, fitting: int) -> str:
+    has = ", ".join(f"{sum(n.get(key, 0) for n in _nodes()):g} {key}" for key in ("CPU", "GPU"))
+    return (
+        f"{wanted} {what} with {gpus:g} GPU and {cpus} CPU each do not fit: the cluster has {has} on "
+        f"{len(_nodes())} node(s), room for {fitting}"
+    )
 
 
 def can_place(placement: Placement) -> bool:
@@ -150,7 +181,7 @@ def _check_address(address: str) -> None:
         raise UserError(f"--address {address}: no Ray cluster answers there ({first_line(error)})") from error
 
 
-def _bundle(gpus: int, cpus: int) -> dict[str, float]:
+def _bundle(gpus: float, cpus: int) -> dict[str, float]:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 

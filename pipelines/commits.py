@@ -26,6 +26,7 @@ from typing import Any
 from longvie.types import Carry, Frames, SegmentResult
 from longvie.video import join_videos, write_video
 from pipelines.errors import UserError
+from pipelines.hashes import sha256, sha256_file
 from pipelines.storage import Storage, check_video_id
 
 FORMAT = 1  # of the folder; a reader refuses what it does not know
@@ -59,15 +60,6 @@ class Commit:
     def summary(self) -> dict[str, Any]:
         """What manifest.json repeats of it."""
         return {key: value for key, value in asdict(self).items() if key not in ("prompt", "link", "versions")}
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 class VideoStore:
@@ -167,14 +159,14 @@ class VideoStore:
             parts = [Path(folder) / f"{commit.index:05d}.mp4" for commit in commits]
             for commit, part in zip(commits, parts, strict=True):
                 self._storage.get(self._segment(commit.index), part)
-                if _sha256_file(part) != commit.video:
+                if sha256_file(part) != commit.video:
                     self.truncate(commit.index)
                     raise CommitError(f"{self._segment(commit.index)} is not the file that was committed")
             joined = Path(folder) / "video.mp4"
             join_videos(parts, joined)
             self._storage.put(self._name("video.mp4"), joined)
             return {
-                "sha256": _sha256_file(joined),
+                "sha256": sha256_file(joined),
                 "bytes": joined.stat().st_size,
                 "num_frames": sum(commit.num_frames for commit in commits),
             }
@@ -225,8 +217,3 @@ def _in_order(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
-
-
-def _sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longvie.segments import plan_segments
-from pipelines.commits import Commit, VideoStore, fingerprint
+from pipelines.commits import Commit, VideoStore
 from pipelines.errors import UserError
+from pipelines.hashes import fingerprint
 from pipelines.plan import VideoJob, VideoPlan
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet
 from longvie.config import check_seed
 from longvie.video import local_path
 from pipelines.errors import UserError, first_line, storage_errors
+from pipelines.prompts import Prompts, check_text, parse_prompt_or_prompts
 from pipelines.storage import check_uri, check_video_id, local_path_of, scheme_of
 
 _FIELDS = ("video_id", "first_frame", "dense", "sparse", "prompt", "prompts", "seed", "num_frames")
@@ -40,7 +41,7 @@ class Row:
     first_frame: str
     dense: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
-    prompts: tuple[tuple[int | None, str], ...]
+    prompts: Prompts
     seed: int | None = None
     num_frames: int | None = None
     notes: tuple[str, ...] = ()  # what the user should know of how it was read
@@ -138,33 +139,10 @@ def _row(where: str, content: Any, base: str) -> Row:
         first_frame=uri("first_frame", content["first_frame"]),
         dense=files("dense"),
         sparse=files("sparse"),
-        prompts=_prompts(where, content),
+        prompts=parse_prompt_or_prompts(where, content),
         seed=_number(where, "seed", content.get("seed"), check_seed),
         num_frames=_number(where, "num_frames", content.get("num_frames"), check_num_frames),
     )
-
-
-def _prompts(where: str, content: Mapping[str, Any]) -> tuple[tuple[int | None, str], ...]:
-    if "prompt" in content:
-        return ((None, _prompt_text(where, "prompt", content["prompt"])),)
-    prompts = content["prompts"]
-    if not isinstance(prompts, list) or not prompts:
-        raise UserError(f"{where}, field prompts: give a list of texts, or of objects with start (a frame) and text")
-    if not any(isinstance(prompt, Mapping) for prompt in prompts):
-        return tuple((None, _prompt_text(where, f"prompts[{i}]", prompt)) for i, prompt in enumerate(prompts))
-    timed: list[tuple[int | None, str]] = []
-    previous = -1
-    for i, prompt in enumerate(prompts):
-        field = f"prompts[{i}]"
-        if not isinstance(prompt, Mapping) or set(prompt) != {"start", "text"}:
-            raise UserError(f"{where}, field {field}: give an object with start (a frame) and text")
-        start = prompt["start"]
-        if not isinstance(start, int) or isinstance(start, bool) or (start != 0 if i == 0 else start <= previous):
-            rule = "the first starts at 0" if i == 0 else f"starts increase, and the one before is {previous}"
-            raise UserError(f"{where}, field {field}.start: {start!r}; {rule}")
-        timed.append((start, _prompt_text(where, f"{field}.text", prompt["text"])))
-        previous = start
-    return tuple(timed)
 
 
 def _cond(path: Path, name: str, base: str, first_frame: str, video_id: str | None) -> Row:
@@ -183,7 +161,7 @@ def _cond(path: Path, name: str, base: str, first_frame: str, video_id: str | No
             raise UserError(f"{where} is not an object with text, depth and track")
         if "text" not in entry:
             raise UserError(f"{where}, field text: missing")
-        prompts.append((None, _prompt_text(where, "text", entry["text"])))
+        prompts.append((None, check_text(where, "text", entry["text"])))
         for field, uris in found.items():
             if field not in entry:
                 continue
@@ -247,12 +225,6 @@ def _absolute(base: str, value: str) -> str:
     if "://" in base:
         return f"{base}/{value.removeprefix('./')}"
     return str(Path(base) / value)
-
-
-def _prompt_text(where: str, field: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}, field {field}: {value!r} is not a text")
-    return value
 
 
 def check_num_frames(value: int) -> int:

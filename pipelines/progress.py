@@ -6,9 +6,10 @@ Everything arrives as events, `report(kind, **fields)`; nothing here decides any
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -24,23 +25,33 @@ class Report(Protocol):
     def __call__(self, kind: str, **fields: Any) -> None: ...
 
 
+class _Bars(Report, Protocol):
+    progress: Progress
+
+
 @contextmanager
-def reporting(log_format: str) -> Iterator[Report]:
-    """The report for `--log-format`: `text` (bars where there is a terminal, else lines) or `json`."""
+def reporting(
+    log_format: str,
+    bars_class: Callable[[Console], _Bars] | None = None,
+    lines_class: Callable[[Console], Report] | None = None,
+) -> Iterator[Report]:
+    """The report for `--log-format`: `text` (bars where there is a terminal, else lines) or `json`.
+
+    Args:
+        bars_class, lines_class: how a job shows its own events; those of `longvie generate` if None.
+    """
     if log_format == "json":
-        yield json_lines(print_flushed)
+        out = sys.stdout
+        with redirect_stdout(sys.stderr):  # where Ray prints of workers that died; our lines stay alone
+            yield json_lines(lambda line: print(line, file=out, flush=True))
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(console)
+        yield (lines_class or _Lines)(console)
         return
-    bars = Bars(console)
+    bars = (bars_class or Bars)(console)
     with bars.progress:
         yield bars
-
-
-def print_flushed(line: str) -> None:
-    print(line, flush=True)
 
 
 def json_lines(write: Callable[[str], None]) -> Report:

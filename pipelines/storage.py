@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -42,6 +42,10 @@ class Storage(Protocol):
         """Copy to a local file, without holding it in memory."""
         ...
 
+    def open(self, name: str) -> BinaryIO:
+        """A file to be read from its start, piece by piece; `FileNotFoundError` if there is none."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Bytes, or None if there is no such file."""
         ...
@@ -50,8 +54,20 @@ class Storage(Protocol):
         """The finished files directly in a folder, sorted; empty if there is no such folder."""
         ...
 
+    def walk(self, folder: str) -> dict[str, int]:
+        """All files in and below a folder with their bytes, by name; temporaries of dead writers, too."""
+        ...
+
+    def temporaries(self) -> list[str]:
+        """What dead writers left directly in the storage, beside finished files."""
+        ...
+
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
+        ...
+
+    def delete_empty_folders(self, folder: str) -> None:
+        """Delete the folders in and below one that hold no file; object stores have none."""
         ...
 
 
@@ -145,6 +161,9 @@ class LocalStorage:
             while block := reader.read(1 << 20):
                 file.write(block)
 
+    def open(self, name: str) -> BinaryIO:
+        return self._path(name).open("rb")
+
     def size(self, name: str) -> int | None:
         try:
             return self._path(name).stat().st_size
@@ -158,8 +177,25 @@ class LocalStorage:
             return []
         return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
 
+    def walk(self, folder: str) -> dict[str, int]:
+        found = {}
+        for directory, _, files in os.walk(self._path(folder)):
+            for name in files:
+                path = Path(directory) / name
+                with contextlib.suppress(FileNotFoundError):  # a temporary that got its name in between
+                    found[str(path.relative_to(self.root))] = path.stat().st_size
+        return found
+
+    def temporaries(self) -> list[str]:
+        return sorted(path.name for path in self.root.glob(".*.tmp"))
+
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
+
+    def delete_empty_folders(self, folder: str) -> None:
+        for directory, _, _ in os.walk(self._path(folder), topdown=False):
+            with contextlib.suppress(OSError):  # it holds something
+                Path(directory).rmdir()
 
     def _path(self, name: str) -> Path:
         return self.root / _checked(name)
@@ -208,6 +244,9 @@ class ObjectStorage:
     def get(self, name: str, target: Path) -> None:
         self._fs.get_file(self._path(name), str(target))
 
+    def open(self, name: str) -> BinaryIO:
+        return self._fs.open(self._path(name), "rb")
+
     def size(self, name: str) -> int | None:
         try:
             return self._fs.info(self._path(name))["size"]
@@ -221,9 +260,23 @@ class ObjectStorage:
             return []
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
 
+    def walk(self, folder: str) -> dict[str, int]:
+        try:
+            found = self._fs.find(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        root = self._root.lstrip("/")
+        return {name.lstrip("/").removeprefix(root).lstrip("/"): info["size"] for name, info in found.items()}
+
+    def temporaries(self) -> list[str]:
+        return []
+
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
+
+    def delete_empty_folders(self, folder: str) -> None:
+        pass
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{_checked(name)}"

@@ -14,7 +14,7 @@ from longvie.long_video import LongVideoRequest, generate_long_video
 from longvie.models.loading import load_pipeline
 from longvie.types import ControlMaps
 from longvie.video import read_frames, read_image
-from pipelines.commits import sha256
+from pipelines.hashes import sha256
 from pipelines.errors import UserError
 from pipelines.generate import GenerateOptions
 from tests.pipelines.helpers import (
