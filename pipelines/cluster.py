@@ -29,7 +29,7 @@ class Placement:
 
     workers: int
     gpus_per_worker: float  # a part of one, for workers that share it
-    threads_per_worker: int
+    threads_per_worker: float  # CPUs; less than one for workers that wait for something else
 
     @property
     def device(self) -> str:
@@ -37,7 +37,7 @@ class Placement:
 
     def __str__(self) -> str:
         each = f"{self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "no GPU"
-        threads = f"{self.threads_per_worker} CPU thread{'s' if self.threads_per_worker > 1 else ''}"
+        threads = f"{self.threads_per_worker:g} CPU thread{'s' if self.threads_per_worker > 1 else ''}"
         return f"{self.workers} worker{'s' if self.workers > 1 else ''} with {each} and {threads} each"
 
 
@@ -101,7 +101,7 @@ def place(
 
 
 def place_stage(
-    stage: str, workers: int | None, gpus: float, threads: int, wait_seconds: float = 0.0, remedy: str = "--workers"
+    stage: str, workers: int | None, gpus: float, threads: float, wait_seconds: float = 0.0, remedy: str = "--workers"
 ) -> Placement:
     """The workers of one stage of preparation, or `UserError` if the cluster can never hold them.
 
@@ -119,7 +119,7 @@ def place_stage(
     return Placement(workers=workers or fitting, gpus_per_worker=gpus, threads_per_worker=threads)
 
 
-def _make_room(wanted: int, gpus: float, cpus: int, wait_seconds: float) -> int:
+def _make_room(wanted: int, gpus: float, cpus: float, wait_seconds: float) -> int:
     """How many such workers the cluster holds, once it has grown if it can."""
     bundle = _bundle(gpus, cpus)
     fitting = capacity(_nodes(), bundle)
@@ -131,10 +131,10 @@ def _make_room(wanted: int, gpus: float, cpus: int, wait_seconds: float) -> int:
     return fitting
 
 
-def _no_room(what: str, wanted: int, gpus: float, cpus: int, fitting: int) -> str:
+def _no_room(what: str, wanted: int, gpus: float, cpus: float, fitting: int) -> str:
     has = ", ".join(f"{sum(n.get(key, 0) for n in _nodes()):g} {key}" for key in ("CPU", "GPU"))
     return (
-        f"{wanted} {what} with {gpus:g} GPU and {cpus} CPU each do not fit: the cluster has {has} on "
+        f"{wanted} {what} with {gpus:g} GPU and {cpus:g} CPU each do not fit: the cluster has {has} on "
         f"{len(_nodes())} node(s), room for {fitting}"
     )
 
@@ -181,7 +181,7 @@ def _check_address(address: str) -> None:
         raise UserError(f"--address {address}: no Ray cluster answers there ({first_line(error)})") from error
 
 
-def _bundle(gpus: float, cpus: int) -> dict[str, float]:
+def _bundle(gpus: float, cpus: float) -> dict[str, float]:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 

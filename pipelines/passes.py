@@ -16,7 +16,7 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from pipelines.cluster import Placement
-from pipelines.unit_worker import ROW, Job, UnitWorker, as_row
+from pipelines.unit_worker import ROW, Job, UnitWorker, as_row, make_units
 from pipelines.units import Unit
 
 T = TypeVar("T")
@@ -70,9 +70,16 @@ class Here:
 
 @dataclass(frozen=True, kw_only=True)
 class OnRay:
-    """The workers of each stage on a cluster."""
+    """The workers of each stage on a cluster.
+
+    Args:
+        placements: by stage.
+        loading: the stages whose workers load weights, and so are kept for a whole pass as actors. Those of others are
+            tasks: their processes go on from pass to pass, which saves their start.
+    """
 
     placements: Mapping[str, Placement]
+    loading: frozenset[str]
 
     def __str__(self) -> str:
         same: dict[str, list[str]] = {}
@@ -89,25 +96,30 @@ class OnRay:
             raise error.cause from None
 
     def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
-        """Over a pool of actors; a block of rows whose actor dies is done again by another."""
+        """Over Ray Data; a block of rows whose worker dies is done again by another."""
         if not units:
             return
-        placement = self.placements[units[0].stage]
+        stage = units[0].stage
+        placement = self.placements[stage]
+        job = replace(job, hide_gpus=not placement.gpus_per_worker)
         _quiet(ray.data.DataContext.get_current())
         blocks = pack(units, placement.workers, seconds_a_cost)
         by_name = {unit.name: unit for unit in units}
-        actors = min(placement.workers, len(blocks))
+        count = min(placement.workers, len(blocks))
         rows = ray.data.from_arrow([pa.Table.from_pylist([as_row(unit) for unit in block], ROW) for block in blocks])
-        results = rows.map_batches(
-            UnitWorker,
-            fn_constructor_args=(replace(job, hide_gpus=not placement.gpus_per_worker),),
+        how: dict[str, Any] = {
+            "num_cpus": placement.threads_per_worker,
+            "num_gpus": placement.gpus_per_worker,
+            "batch_size": None,
+            "batch_format": "pyarrow",
+        }
+        if stage in self.loading:
             # a pool that can begin with one actor goes on where a fixed size would wait for a place for all
-            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=actors, max_size=actors),
-            num_cpus=placement.threads_per_worker,
-            num_gpus=placement.gpus_per_worker,
-            batch_size=None,
-            batch_format="pyarrow",
-        )
+            pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=count, max_size=count)
+            results = rows.map_batches(UnitWorker, fn_constructor_args=(job,), compute=pool, **how)
+        else:
+            pool = ray.data.TaskPoolStrategy(size=count)
+            results = rows.map_batches(make_units, fn_args=(job,), compute=pool, **how)
         for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast(pa.Table, table).to_pylist():
                 yield _result(by_name[row["unit"]], row)

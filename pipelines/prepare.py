@@ -13,15 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines import cluster, outputs, statistics
+from pipelines.caption_stage import CaptionStage, given_prompts
 from pipelines.control_stage import ControlStage
 from pipelines.depth_stage import HISTOGRAM, DepthStage, depth_file
 from pipelines.errors import UserError, first_line, storage_errors
-from pipelines.estimators import SUPPLIED, describe, describe_tracker, is_tracker, needs_torch
+from pipelines.estimators import SUPPLIED, describe, describe_tracker, is_depth, is_tracker, needs_torch
 from pipelines.fetch import stamp_of
 from pipelines.long_videos import Content, LongVideo, contents_of, long_videos, scan_unit, source_units
 from pipelines.outputs import Prepared
@@ -39,6 +40,9 @@ from pipelines.units import Made, Unit, UnitCommit, UnitStore
 # Roughly, of one byte or frame on one CPU: it decides only how many units share a task.
 _SECONDS_A_COST = {"sources": 3e-9, "scan": 1e-6, "depth": 0.1, "controls": 0.05, "captions": 0.02}
 _STAMPERS = 16  # files asked for their date at once
+
+
+_CAPTION_CPUS = 0.25  # of a caption worker: it waits for a server most of the time
 
 
 @dataclass(kw_only=True)
@@ -121,11 +125,19 @@ def _place(options: PrepareOptions) -> Iterator[Place]:
         return
     with cluster.cluster(options.address):
 
-        def placed(stage: str, gpus: float, threads: int, remedy: str) -> cluster.Placement:
+        def placed(stage: str, gpus: float, threads: float, remedy: str) -> cluster.Placement:
             return cluster.place_stage(stage, options.workers, gpus, threads, options.wait_for_nodes, remedy)
 
         light = placed("scan", 0.0, 1, "--workers")
         yield OnRay(
+            loading=frozenset(
+                stage
+                for stage, loads in (
+                    ("depth", needs_torch(options.depth)),
+                    ("controls", needs_torch(options.sparse) or not is_depth(options.depth)),
+                )
+                if loads
+            ),
             placements={
                 "sources": light,
                 "scan": light,
@@ -136,7 +148,9 @@ def _place(options: PrepareOptions) -> Iterator[Place]:
                     "--workers, --depth-gpus or --threads-per-worker",
                 ),
                 "controls": placed("controls", options.sparse_gpus, 1, "--workers or --sparse-gpus"),
-                "captions": light,
+                "captions": replace(
+                    light, workers=int(light.workers / _CAPTION_CPUS), threads_per_worker=_CAPTION_CPUS
+                ),
             }
         )
 
@@ -265,9 +279,28 @@ class _Run:
     def caption(
         self, videos: Sequence[LongVideo], scans: Sequence[tuple[Content, Mapping[str, Any]]]
     ) -> dict[str, str]:
-        """A prompt for each segment, by unit."""
-        text = self.options.prompt or PROMPT
-        return {video.segment_unit(segment): text for video in videos for segment in video.segments}
+        """A prompt for each segment, by unit: given ones first, then the captioner's or the one for all."""
+        prompts: dict[str, str] = {}
+        open_videos: list[LongVideo] = []
+        of_content: dict[str, list[LongVideo]] = {}
+        for video in videos:
+            of_content.setdefault(video.content.sha256, []).append(video)
+        for content, scan in scans:
+            own = of_content.get(content.sha256, [])
+            try:
+                given = given_prompts(content, scan["num_frames"], own, sidecars=self.options.sidecars)
+            except UserError as error:
+                self.fail(content.uris, "captions", "file", str(error), 1)
+                continue
+            prompts |= given
+            open_videos += [] if given else own
+        captioner = self.options.captioner
+        if captioner is None:
+            text = self.options.prompt or PROMPT
+            return prompts | {video.segment_unit(s): text for video in open_videos for s in video.segments}
+        units = [unit for video in open_videos for unit in video.caption_units(captioner.identity)]
+        commits = self.make("captions", functools.partial(CaptionStage, self.recipe, captioner), units)
+        return prompts | {name: commit.result["prompt"] for name, commit in commits.items()}
 
     def make(
         self,
@@ -288,7 +321,7 @@ class _Run:
             num_done=len(commits),
             cost=sum(unit.cost for unit in left),
         )
-        job = Job(out=self.storage.uri, run=self.token, stage=make_stage, open_storage=self.open)
+        job = Job(out=self.storage.uri, run=self.token, name=stage, stage=make_stage, open_storage=self.open)
         good = []
         for result in self.place.run(left, job, _SECONDS_A_COST[stage]):
             self._note(result, summary)
@@ -311,7 +344,7 @@ class _Run:
             summary.cost += unit.cost
             summary.seconds += result.seconds
             if result.seconds > summary.slowest_seconds:
-                summary.slowest, summary.slowest_seconds = f"{unit.said} of {unit.uris[0]}", result.seconds
+                summary.slowest, summary.slowest_seconds = _said(unit), result.seconds
         self.report(
             "unit",
             stage=unit.stage,
@@ -349,6 +382,11 @@ class _Run:
         self.known["outputs"] = {unit.name: commit}
         dropped = set() if self.options.keep_depth else _no_longer_needed(prepared)
         clean(self.storage, self.known, dropped, keep_others=any(row["stage"] == "sources" for row in self.errors))
+
+
+def _said(unit: Unit) -> str:
+    """A unit in the summary: its file's name, or what it is of a long video."""
+    return PurePosixPath(unit.uris[0]).name if unit.said == "file" else unit.said
 
 
 def _has_histogram(commit: UnitCommit, sizes: Mapping[str, int]) -> bool:

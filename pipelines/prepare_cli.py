@@ -96,9 +96,17 @@ def prepare(
 
 
 def _captioner(url: str | None, model: str | None) -> Any:
+    """A captioner that answers, or None; `UserError` if it cannot be one."""
+    from pipelines.caption_endpoint import CaptionEndpoint
+    from pipelines.errors import UserError
+
     if url is None and model is None:
         return None
-    raise NotImplementedError
+    if url is None or model is None:
+        raise UserError("--captioner URL and --caption-model NAME go together; give both")
+    captioner = CaptionEndpoint.from_environment(url, model)
+    captioner.check()
+    return captioner
 
 
 def _run(options: Any, log_format: str) -> int:

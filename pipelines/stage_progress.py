@@ -37,10 +37,8 @@ class StageLines:
 
     def __call__(self, kind: str, **fields: Any) -> None:
         if kind == "stage":
-            self._stage, self._said = (
-                _Pace(fields["stage"], fields["num_units"], fields["cost"], fields["num_done"]),
-                0.0,
-            )
+            self._stage = _Pace(fields["stage"], fields["num_units"], fields["cost"], fields["num_done"])
+            self._said = time.monotonic()
         if kind == "unit":
             self._stage.add(fields["cost"])
             if time.monotonic() - self._said > _SECONDS_BETWEEN_LINES and self._stage.left:
@@ -156,18 +154,17 @@ def stage_summary(summary: Summary, seconds: float) -> Table:
     table = Table(
         title=f"{summary.num_videos} long video(s), {summary.num_segments} segments, {len(summary.errors)} error(s) in "
         f"{time.strftime('%H:%M:%S', time.gmtime(seconds))}",
-        caption=f"{summary.out}/manifest.jsonl is what longvie generate reads",
     )
-    for column in ("stage", "units", "made now", "failed", "a worker's rate", "slowest"):
+    for column in ("stage", "units", "made now", "failed", "a worker's rate", "slowest", "which"):
         table.add_column(column, overflow="fold")
     for stage in summary.stages:
-        slowest = f"{stage.slowest_seconds:.1f} s: {stage.slowest}" if stage.slowest else ""
         table.add_row(
             _TITLES.get(stage.stage, stage.stage),
             str(stage.num_units),
             str(stage.num_made),
             str(stage.num_failed),
             rate(stage.stage, stage.cost, stage.seconds),
-            Text(slowest),
+            f"{stage.slowest_seconds:.1f} s" if stage.slowest else "",
+            Text(stage.slowest),
         )
     return table

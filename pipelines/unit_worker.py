@@ -67,6 +67,7 @@ class Job:
 
     Args:
         run: names the run, so that workers that died are counted within it.
+        name: of the stage.
         stage: makes the stage, given the storage it reads committed files from.
         open_storage: opens `out`.
         hide_gpus: a worker without GPUs would be shown all of them by Ray.
@@ -74,6 +75,7 @@ class Job:
 
     out: str
     run: str
+    name: str
     stage: Callable[[Storage], Stage]
     open_storage: Callable[[str], Storage]
     hide_gpus: bool = False
@@ -128,6 +130,18 @@ class UnitWorker:
                 reliably(lambda: self._store.commit(stage, unit, key, made))  # noqa: B023  # called at once
                 return None, attempt
         raise AssertionError("the last attempt returns")
+
+
+_kept: dict[tuple[str, str], UnitWorker] = {}  # this process's last one
+
+
+def make_units(rows: pa.Table, job: Job) -> pa.Table:
+    """As a `UnitWorker` does, which this process keeps for the next block: for stages that load no weights."""
+    key = (job.run, job.name)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = UnitWorker(job)
+    return _kept[key](rows)
 
 
 def reliably(action: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ Frames are uint8 RGB arrays (t, h, w, 3), 0..255. Sources are local paths or fss
 first). What a user can get wrong raises `VideoError`, one line that names the file.
 
     files.py     where a file lies; images
+    container.py a file opened for decoding
     index.py     what a video is and when each of its frames is shown
     read.py      frames by their number, exactly
     timeline.py  the same video at another frame rate and size, as a stream of batches

@@ -12,8 +12,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from longvie.media.container import av_errors, decoded, open_video
 from longvie.media.files import VideoError
-from longvie.media.index import VideoIndex, VideoInfo, av_errors, decoded, index_video, open_decord, open_video
+from longvie.media.index import VideoIndex, VideoInfo, index_video, open_decord
 
 SEEK_BEYOND = 48  # frames; decoding over a shorter gap is faster than seeking
 
