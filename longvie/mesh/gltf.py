@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 import math
@@ -60,7 +61,8 @@ class Document:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        data = _read(self._path, self.name)
+        self._digest = hashlib.sha256()
+        data = self._read(self._path, self.name)
         if self._path.suffix.lower() == ".glb" or data[:4] == b"glTF":
             content, self._binary = _glb(data, self.name)
         else:
@@ -75,6 +77,11 @@ class Document:
         self._buffers: dict[int, bytes] = {}
         self._pixels = 0
         self._check()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file and all that was read beside it so far."""
+        return self._digest.hexdigest()
 
     def items(self, key: str) -> list[dict[str, Any]]:
         """A top-level list such as `nodes`; empty if there is none."""
@@ -240,7 +247,12 @@ class Document:
         target = (folder / unquote(uri)).resolve() if "\0" not in unquote(uri) else folder
         if ":" in uri.split("/")[0] or not target.is_relative_to(folder) or target == folder:
             raise SceneError(f"{self.name}: {where}: {uri[:80]!r} leads out of the scene's folder; export as .glb")
-        return _read(target, f"{self.name}: {where}: {uri[:80]}")
+        return self._read(target, f"{self.name}: {where}: {uri[:80]}")
+
+    def _read(self, path: Path, name: str) -> bytes:
+        data = _read(path, name)
+        self._digest.update(data)
+        return data
 
 
 _ARTICLES: dict[type, str] = {

@@ -52,8 +52,10 @@ class PointTracks:
 class Scene:
     """A scene with its camera chosen. Nothing changes in it: every answer depends on the arguments alone."""
 
-    def __init__(self, tree: NodeTree, geometry: Geometry, camera: Camera) -> None:
+    def __init__(self, tree: NodeTree, geometry: Geometry, camera: Camera, fingerprint: str) -> None:
         self._tree, self._geometry, self.camera = tree, geometry, camera
+        self.fingerprint = fingerprint
+        """SHA-256 over the scene's files."""
         self.notes = geometry.notes
         """What is not drawn as the file says, one line each."""
         self._one_sided = np.array([not material.double_sided for material in geometry.materials])
@@ -249,7 +251,7 @@ def load_scene(path: str | Path, camera: str | None = None, animation: str | Non
     document = Document(path)
     tree = NodeTree(document, animation)
     chosen = find_camera(document, tree, camera)
-    return Scene(tree, read_geometry(document, tree), chosen)
+    return Scene(tree, read_geometry(document, tree), chosen, document.fingerprint)
 
 
 def check_size(height: int, width: int) -> None:
