@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check format tiny benchmark
+.PHONY: demo test test-all check format tiny depth benchmark
 
 demo: $(READY)
 	$(BIN)/longvie demo --out out/demo
@@ -31,6 +31,9 @@ format: $(READY)
 
 tiny: $(READY)
 	$(BIN)/python -m longvie.training.tiny --out out/tiny
+
+depth: $(READY)
+	$(BIN)/python -m longvie.training.depth --out out/depth
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/generate.py

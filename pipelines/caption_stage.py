@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from longvie.media import VideoError, resampled
-from pipelines.captions import CaptionError, Captioner, read_sidecar
+from pipelines.captions import Captioner, CaptionError, read_sidecar
 from pipelines.fetch import LocalCopies
 from pipelines.long_videos import Content, LongVideo
 from pipelines.prompts import Prompts, assign_prompts

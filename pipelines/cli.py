@@ -33,7 +33,7 @@ LogFormat = Annotated[str, typer.Option(help="text (bars on a terminal) or json 
 
 @app.command()
 def generate(
-    source: Annotated[str, typer.Argument(help="cond.json, or a manifest: .jsonl or .parquet.", metavar="INPUT")],
+    source: Annotated[str, typer.Argument(help="cond.json, .jsonl, .parquet, or prepare's OUT.", metavar="INPUT")],
     out: Annotated[str, typer.Option(help="Folder or URI; each video goes to OUT/<video_id>/.")],
     first_frame: Annotated[str | None, typer.Option(help="First frame, with a cond.json.")] = None,
     video_id: Annotated[str | None, typer.Option(help="Name of a cond.json's video; one row of a manifest.")] = None,

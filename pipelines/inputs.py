@@ -17,9 +17,10 @@ import pyarrow
 import pyarrow.parquet
 
 from longvie.config import check_seed
-from longvie.video import local_path
+from longvie.media import local_path
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.prompts import Prompts, check_text, parse_prompt_or_prompts
+from pipelines.recipe import MANIFEST
 from pipelines.storage import check_uri, check_video_id, local_path_of, scheme_of
 
 _FIELDS = ("video_id", "first_frame", "dense", "sparse", "prompt", "prompts", "seed", "num_frames")
@@ -48,13 +49,13 @@ class Row:
 
 
 def read_rows(source: str, first_frame: str | None = None, video_id: str | None = None) -> list[Row]:
-    """The long videos of a cond.json, a .jsonl or a .parquet.
+    """The long videos of a cond.json, a .jsonl or a .parquet, or of a folder that `longvie prepare` wrote.
 
     Args:
         first_frame: needed with a cond.json, refused with a manifest, whose rows name theirs.
         video_id: names the video of a cond.json (default: its folder's name); picks one row of a manifest.
     """
-    check_uri(source, "input")
+    source = _manifest_in(check_uri(source, "input"))
     path = Path(local_path(source))
     suffix = Path(source).suffix.lower()
     base = source.rsplit("/", 1)[0] if scheme_of(source) != "file" else str(local_path_of(source).absolute().parent)
@@ -84,6 +85,19 @@ def read_rows(source: str, first_frame: str | None = None, video_id: str | None 
             raise UserError(f"--video-id {video_id} is not in {name}")
         rows = [row for row in rows if row.video_id == video_id]
     return rows
+
+
+def _manifest_in(source: str) -> str:
+    """The manifest of a prepared folder; the source itself if it is a file."""
+    manifest = f"{source.rstrip('/')}/{MANIFEST}"
+    if scheme_of(source) == "file":
+        if not local_path_of(source).is_dir():
+            return source
+        if not local_path_of(manifest).is_file():
+            raise UserError(f"{source} has no {MANIFEST}; give a folder that longvie prepare finished, or a file")
+        return manifest
+    known = (".json", ".jsonl", ".parquet")
+    return source if Path(source).suffix.lower() in known else manifest
 
 
 def _jsonl(path: Path, name: str) -> list[tuple[str, Any]]:

@@ -13,11 +13,9 @@ from typing import Any
 
 from pipelines import columns, statistics
 from pipelines.long_videos import Content, LongVideo, video_id_of
-from pipelines.recipe import Recipe
+from pipelines.recipe import MANIFEST, Recipe
 from pipelines.storage import Storage
 from pipelines.units import UnitCommit
-
-MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ class OnRay:
             results = rows.map_batches(UnitWorker, fn_constructor_args=(job,), compute=pool, **how)
         else:
             pool = ray.data.TaskPoolStrategy(size=count)
-            results = rows.map_batches(make_units, fn_args=(job,), compute=pool, **how)
+            results = rows.map_batches(cast(Any, make_units), fn_args=(job,), compute=pool, **how)
         for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast(pa.Table, table).to_pylist():
                 yield _result(by_name[row["unit"]], row)

@@ -14,6 +14,7 @@ from pipelines.storage import Storage
 Scope = Literal["video", "dataset", "segment"]
 FORMAT = 1  # of OUT; a reader refuses what it does not know
 NAME = "prepare.json"
+MANIFEST = "manifest.jsonl"  # what generation reads
 STAGES = ("sources", "scan", "depth", "controls", "captions")  # in the order in which they run
 MAX_STRETCH = 256  # frames of depth that are made and committed at once
 

@@ -74,7 +74,10 @@ class StageBars:
         if kind == "stage" and fields["num_done"] < fields["num_units"]:
             self._stage = _Pace(fields["stage"], fields["num_units"], fields["cost"], fields["num_done"])
             self._task = self.progress.add_task(
-                str(_TITLES.get(fields["stage"], fields["stage"])), total=fields["cost"], units=self._stage.units, rate=""
+                str(_TITLES.get(fields["stage"], fields["stage"])),
+                total=fields["cost"],
+                units=self._stage.units,
+                rate="",
             )
         elif kind == "unit" and self._task is not None:
             self._stage.add(fields["cost"])

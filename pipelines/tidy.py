@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines import outputs, recipe
+from pipelines import recipe
 from pipelines.errors import UserError
 from pipelines.sources import Source
 from pipelines.storage import Storage
@@ -16,7 +16,7 @@ from pipelines.units import UnitCommit, UnitStore, commit_name
 FOLDERS = ("attempts", "commits", "controls", "cond", "depth")
 FILES = (
     recipe.NAME,
-    outputs.MANIFEST,
+    recipe.MANIFEST,
     "videos.parquet",
     "segments.parquet",
     "stats.parquet",

@@ -14,9 +14,9 @@ from longvie.long_video import LongVideoRequest, generate_long_video
 from longvie.models.loading import load_pipeline
 from longvie.types import ControlMaps
 from longvie.video import read_frames, read_image
-from pipelines.hashes import sha256
 from pipelines.errors import UserError
 from pipelines.generate import GenerateOptions
+from pipelines.hashes import sha256
 from tests.pipelines.helpers import (
     NUM_FRAMES,
     NUM_SEGMENTS,
