@@ -126,7 +126,10 @@ def read_histogram(storage: Storage, name: str) -> DepthHistogram:
 
 def read_depth(storage: Storage, name: str, start: int, stop: int) -> Float16[ndarray, "t h w"]:
     """Frames `start .. stop-1` of one stretch; those before are decompressed and dropped, one at a time."""
-    with storage.open(depth_file(name)) as file, pa.CompressedInputStream(pa.PythonFile(file), COMPRESSION) as stream:
+    with (
+        storage.open(depth_file(name)) as file,
+        pa.CompressedInputStream(pa.PythonFile(file, mode="r"), COMPRESSION) as stream,
+    ):
         shape = _read_header(stream)
         if not 0 <= start < stop <= shape[0]:
             raise ValueError(f"{depth_file(name)} has {shape[0]} frames; {start}..{stop - 1} were asked for")

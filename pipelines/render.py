@@ -35,7 +35,8 @@ from pipelines import cluster
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import LocalCopies, stamp_of
 from pipelines.passes import Here, OnRay, Place
-from pipelines.prepare import StageSummary, Summary, prepare
+from pipelines.prepare import prepare
+from pipelines.prepare_run import StageSummary, Summary
 from pipelines.progress import Report
 from pipelines.render_options import SETTINGS, RenderOptions, RenderPlan, open_settings
 from pipelines.storage import Storage, check_writable, open_storage

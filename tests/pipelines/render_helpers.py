@@ -11,7 +11,7 @@ import numpy as np
 import trimesh
 
 from longvie.mesh import SceneWriter
-from pipelines.prepare import Summary
+from pipelines.prepare_run import Summary
 from pipelines.render import render
 from pipelines.render_options import RenderOptions
 from tests.pipelines.helpers import Executioner, KillingStorage, Log
