@@ -18,7 +18,7 @@ from longvie.mesh.animation import NodeTree
 from longvie.mesh.gltf import Document, SceneError
 from longvie.mesh.materials import DEFAULT, Material, read_materials
 
-MAX_TRIANGLES = 2_000_000  # 0.5 KB each, with the ray structure
+MAX_TRIANGLES = 2_000_000  # 0.3 to 0.5 KB each, with the ray structure
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6  # primitive modes (§3.7.2.1)
 _NOT_SURFACES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}

@@ -60,7 +60,7 @@ def rendered(out: Path) -> dict[str, bytes]:
 
 def run_to_death(scene: str, out: str, folder: str, points: Sequence[str]) -> None:
     """Render in this process and die at one of the points. For a child process."""
-    run(scene, out, open_storage=functools.partial(_killing, folder, tuple(points)))
+    run(scene, out, open_storage=functools.partial(killing_storage, folder, tuple(points)))
 
 
 @functools.cache
@@ -68,5 +68,5 @@ def _executioner(folder: str, points: tuple[str, ...]) -> Executioner:
     return Executioner(Path(folder), points)
 
 
-def _killing(folder: str, points: tuple[str, ...], uri: str) -> KillingStorage:
+def killing_storage(folder: str, points: tuple[str, ...], uri: str) -> KillingStorage:
     return KillingStorage(Path(uri), _executioner(folder, points))
