@@ -210,7 +210,9 @@ def _search(where: str, base: str, value: str) -> tuple[str, bool]:
     if "://" in value or value.startswith("/"):
         return value, False
     if scheme_of(base) != "file":
-        folders = [base]
+        scheme, _, inside = base.partition("://")
+        parts = inside.split("/")
+        folders = [f"{scheme}://{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
         exists: Callable[[str], bool] = _exists_remotely
     else:
         folders = [str(folder) for folder in (Path(base), *Path(base).parents)]

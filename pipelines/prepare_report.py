@@ -1,4 +1,4 @@
-"""report.html: what preparation made of the sources, to be looked at: one file, no script, nothing loaded from elsewhere.
+"""report.html: what preparation made of the sources, to be looked at. One file, no script, nothing from elsewhere.
 
 It reads the tables (columns.py), a few frames of the sources and of the controls, and shows them. It holds no time of
 day and no duration of work, so equal outputs have equal reports. How it looks is in templates/prepare_report.html.
@@ -16,10 +16,10 @@ from typing import Any
 import jinja2
 import pyarrow.parquet
 
-from longvie.config import Fit
 from longvie.controls.normalize import DepthHistogram
 from longvie.media import Video, VideoError, fit_frames, timeline
 from pipelines.errors import storage_errors
+from pipelines.recipe import Recipe
 from pipelines.report_pictures import PLOT_HEIGHT, PLOT_WIDTH, Plot, plot_histogram, thumbnail
 from pipelines.storage import Storage, scheme_of
 
@@ -30,6 +30,7 @@ MAX_VIDEOS = 40
 SEGMENTS_A_VIDEO = 3
 MAX_SOURCES = 200
 MAX_SHOTS = 400  # of one source
+MAX_SHOTS_IN_ALL = 4000
 MAX_ERRORS = 200
 MAX_TEXT = 600  # characters of a prompt or an error
 
@@ -107,8 +108,8 @@ class ShownVideo:
 class Page:
     """All that report.html says; `num_...` count everything, the lists hold what is shown of it."""
 
-    size: str
-    scope: str  # that depth was scaled over
+    settings: Sequence[tuple[str, str]]
+    measured: bool  # whether the dense control is depth
     num_sources: int
     num_shots: int
     num_kept: int
@@ -122,15 +123,15 @@ class Page:
     errors: Sequence[Mapping[str, Any]]
 
 
-def write_report(folder: Path, storage: Storage, *, fit: Fit) -> None:
+def write_report(folder: Path, storage: Storage, recipe: Recipe) -> None:
     """Write `folder/report.html` about the tables in a local folder and the controls in OUT.
 
     Args:
         folder: holds videos.parquet, segments.parquet, stats.parquet and errors.parquet.
         storage: OUT, with the files that segments.parquet names.
-        fit: how sources were brought to size.
+        recipe: what OUT is made with.
     """
-    (folder / REPORT).write_bytes(render(read_page(folder, storage, fit)))
+    (folder / REPORT).write_bytes(render(read_page(folder, storage, recipe)))
 
 
 def render(page: Page) -> bytes:
@@ -143,15 +144,11 @@ def render(page: Page) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"clock": _clock, "short": _short, "number": _number}
-    shown = {
-        "page": page,
-        "plot_width": PLOT_WIDTH,
-        "plot_height": PLOT_HEIGHT,
-    }
-    return environment.get_template("prepare_report.html").render(shown).encode()
+    template = environment.get_template("prepare_report.html")
+    return template.render(page=page, plot_width=PLOT_WIDTH, plot_height=PLOT_HEIGHT).encode()
 
 
-def read_page(folder: Path, storage: Storage, fit: Fit) -> Page:
+def read_page(folder: Path, storage: Storage, recipe: Recipe) -> Page:
     """Gather what the page shows."""
     shots = _rows(folder / "videos.parquet")
     segments = _rows(folder / "segments.parquet")
@@ -162,29 +159,56 @@ def read_page(folder: Path, storage: Storage, fit: Fit) -> Page:
     by_video: dict[str, list[dict[str, Any]]] = {}
     for segment in segments:
         by_video.setdefault(segment["video_id"], []).append(segment)
-    pictures = _Pictures(storage, fit)
+    pictures = _Pictures(storage, recipe)
     sources = [list(rows) for _, rows in groupby(shots, key=lambda shot: shot["sha256"])]
     return Page(
-        size=f"{shots[0]['width']}x{shots[0]['height']} at {shots[0]['fps']:g} fps" if shots else "",
+        settings=_settings(recipe),
+        measured=recipe.measured,
         num_sources=len(sources),
         num_shots=len(shots),
         num_kept=len(kept),
         num_videos=sum(shot["whole"] for shot in kept),
         num_segments=len(segments),
         # neighbours share a frame
-        seconds=sum((row["num_frames"] - (row["segment"] > 0)) for row in segments) / shots[0]["fps"] if shots else 0.0,
+        seconds=sum(row["num_frames"] - (row["segment"] > 0) for row in segments) / recipe.fps,
         num_errors=len(errors),
         dataset=depths.get(""),
         videos=[
-            _video(shot, by_video.get(shot["video_id"], []), depths.get(shot["video_id"]), pictures) for shot in chosen
+            _video(shot, by_video.get(shot["video_id"], []), depths.get(shot["video_id"]), recipe, pictures)
+            for shot in chosen
         ],
-        sources=[_source(rows) for rows in sources[:MAX_SOURCES]],
+        sources=_sources(sources[:MAX_SOURCES]),
         errors=errors[:MAX_ERRORS],
     )
 
 
+def _settings(recipe: Recipe) -> list[tuple[str, str]]:
+    """What decided the outputs, in words."""
+    scope = {"video": "each long video", "dataset": "the dataset", "segment": "each segment (for ablation)"}
+    filters = [
+        f"{name} below {limit:g}" for name, limit in (("brightness", recipe.black), ("motion", recipe.static)) if limit
+    ]
+    cuts = (
+        "each source is one"
+        if recipe.cut_threshold is None
+        else f"cut where content changes by {recipe.cut_threshold:g}"
+    )
+    said = [
+        ("Frames", f"{recipe.width}x{recipe.height}, {recipe.fps:g} fps, {recipe.fit}"),
+        ("Segments", f"{recipe.segment_length} frames, neighbours share one"),
+        ("Shots", f"{cuts}; left out: shorter than {recipe.min_frames} frames{''.join(f', {f}' for f in filters)}"),
+        ("Depth" if recipe.measured else "Dense control", recipe.dense.spec),
+        ("Tracks" if recipe.tracked else "Sparse control", recipe.sparse.spec),
+    ]
+    return [*said, ("Depth is scaled over", scope[recipe.scope])] if recipe.measured else said
+
+
 def _video(
-    shot: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], depth: ShownDepth | None, pictures: _Pictures
+    shot: Mapping[str, Any],
+    segments: Sequence[Mapping[str, Any]],
+    depth: ShownDepth | None,
+    recipe: Recipe,
+    pictures: _Pictures,
 ) -> ShownVideo:
     few = _spread(segments, SEGMENTS_A_VIDEO)
     return ShownVideo(
@@ -196,8 +220,8 @@ def _video(
         num_segments=shot["num_segments"],
         num_made=len(segments),
         whole=shot["whole"],
-        dense_name="Depth" if depth is not None else "Dense control",
-        sparse_name="Tracks" if any(segment["tracks"] for segment in few) else "Sparse control",
+        dense_name="Depth" if recipe.measured else f"Dense control ({recipe.dense.spec})",
+        sparse_name="Tracks" if recipe.tracked else f"Sparse control ({recipe.sparse.spec})",
         depth=depth,
         segments=[
             ShownSegment(
@@ -213,7 +237,16 @@ def _video(
     )
 
 
-def _source(rows: Sequence[Mapping[str, Any]]) -> ShownSource:
+def _sources(sources: Sequence[Sequence[Mapping[str, Any]]]) -> list[ShownSource]:
+    left = MAX_SHOTS_IN_ALL
+    shown = []
+    for rows in sources:
+        shown.append(_source(rows, min(left, MAX_SHOTS)))
+        left -= len(shown[-1].shots)
+    return shown
+
+
+def _source(rows: Sequence[Mapping[str, Any]], num_shots: int) -> ShownSource:
     first = rows[0]
     frames = max(row["stop"] for row in rows)
     facts = [
@@ -242,7 +275,7 @@ def _source(rows: Sequence[Mapping[str, Any]]) -> ShownSource:
                 brightness=row["brightness"],
                 motion=row["motion"],
             )
-            for row in rows[:MAX_SHOTS]
+            for row in rows[:num_shots]
         ],
     )
 
@@ -250,9 +283,9 @@ def _source(rows: Sequence[Mapping[str, Any]]) -> ShownSource:
 class _Pictures:
     """Thumbnails; None where a file cannot be read (the page says so in its place)."""
 
-    def __init__(self, storage: Storage, fit: Fit) -> None:
+    def __init__(self, storage: Storage, recipe: Recipe) -> None:
         self._storage = storage
-        self._fit: Fit = fit
+        self._recipe = recipe
         self._opened: tuple[str, Video] | None = None  # the source read last; videos come in their order
 
     def of_source(self, shot: Mapping[str, Any], segment: Mapping[str, Any]) -> str | None:
@@ -263,11 +296,11 @@ class _Pictures:
             if self._opened is None or self._opened[0] != shot["source"]:
                 self._opened = (shot["source"], Video(shot["source"]))
             video = self._opened[1]
-            shown = timeline(video.times, video.info.duration, shot["fps"])
+            shown = timeline(video.times, video.info.duration, self._recipe.fps)
             frames = video.read([int(shown[segment["source_start"] + segment["num_frames"] // 2])])
         except (VideoError, IndexError, OSError):  # moved or changed since it was prepared
             return None
-        return thumbnail(fit_frames(frames, shot["height"], shot["width"], self._fit)[0])
+        return thumbnail(fit_frames(frames, self._recipe.height, self._recipe.width, self._recipe.fit)[0])
 
     def of_control(self, name: str, frame: int) -> str | None:
         """A frame of a file in OUT."""

@@ -17,10 +17,11 @@ from longvie.media.fit import fit_frames
 from longvie.media.index import VideoInfo, probe_video
 from longvie.media.read import Video
 from longvie.media.timeline import num_resampled, resampled, timeline
-from longvie.media.write import CONTROL, VIDEO, Codec, join_videos, write_video
+from longvie.media.write import CONTROL, GREY, VIDEO, Codec, join_videos, write_video
 
 __all__ = [
     "CONTROL",
+    "GREY",
     "VIDEO",
     "Codec",
     "Video",

@@ -5,16 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import pipelines.prepare
 from longvie.media import write_video
+from pipelines.passes import Here, Result
 from pipelines.prepare import Summary, prepare
 from pipelines.prepare_options import PrepareOptions
 from pipelines.storage import Storage, open_storage
+from pipelines.unit_worker import Job
+from pipelines.units import Unit
 from tests.pipelines.helpers import Executioner, KillingStorage, Log
 
 FPS = 8
@@ -122,4 +128,38 @@ def all_points(inputs: str, out: Path, **options: Any) -> list[str]:
 
 def run_to_death(inputs: str, out: str, marks: str, points: Sequence[str], options: dict[str, Any]) -> None:
     """Run in this process, driver and worker in one, and die at one of the points. For a child process."""
-    run(inputs, out, open_storage=killing(Path(marks), points), **options)
+    with shuffled(options.pop("shuffle", None)):
+        run(inputs, out, open_storage=killing(Path(marks), points), **options)
+
+
+class Shuffled(Here):
+    """This process with two workers that take units in a seeded order: another partition of the same work."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def run(self, units: Sequence[Unit], job: Job, seconds_a_cost: float) -> Iterator[Result]:
+        order = self._random.sample(list(units), len(units))
+        middle = self._random.randint(0, len(order))
+        halves = [super(Shuffled, self).run(part, job, seconds_a_cost) for part in (order[:middle], order[middle:])]
+        while halves:
+            half = self._random.choice(halves)
+            result = next(half, None)
+            if result is None:
+                halves.remove(half)
+            else:
+                yield result
+
+
+@contextmanager
+def shuffled(seed: int | None) -> Iterator[None]:
+    """Preparation in this process goes in another order; None: in its own."""
+    if seed is None:
+        yield
+        return
+    before = pipelines.prepare.Here
+    pipelines.prepare.Here = lambda: Shuffled(seed)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        pipelines.prepare.Here = before

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.pipelines.helpers import Log
-from tests.pipelines.prepare_helpers import all_points, commits, made, run, run_to_death, tree, write_clips
+from tests.pipelines.prepare_helpers import all_points, commits, made, run, run_to_death, shuffled, tree, write_clips
 
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.pipelines.prepare_helpers"])  # so that a child starts at once
@@ -93,3 +95,35 @@ def test_killed_anywhere(source: str, whole: dict[str, str], points: list[str], 
     point = chosen(points, SEEDED)[index]
     die(source, tmp_path / "out", tmp_path / "marks", point)
     check_recovery(source, tmp_path / "out", whole, point)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kills=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 99)), min_size=1, max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_any_kills_and_any_order_leave_the_same_tree(
+    source: str,
+    whole: dict[str, str],
+    points: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    kills: list[tuple[float, int]],
+    seed: int,
+) -> None:
+    """Each attempt takes its units in another order and may die; the last one does not."""
+    folder = tmp_path_factory.mktemp("any")
+    out, marks = folder / "out", folder / "marks"
+    marks.mkdir()
+    for place, shuffle in kills:
+        point = points[int(place * len(points))]
+        arguments = (source, str(out), str(marks), [point], {"shuffle": shuffle})
+        child = _forkserver.Process(target=run_to_death, args=arguments)
+        child.start()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL), "it dies, or passes by a point that is done"
+    before = commits(out) if out.exists() else {}
+    log = Log()
+    with shuffled(seed):
+        run(source, out, report=log)
+    assert not set(made(log)) & set(before)
+    assert tree(out) == whole
