@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from longvie.mesh.animation import NodeTree
-from longvie.mesh.gltf import Document, SceneError
+from longvie.mesh.gltf import MAX_NUMBER, Document, SceneError
 from longvie.mesh.materials import DEFAULT, Material, read_materials
 
 MAX_TRIANGLES = 2_000_000  # 0.3 to 0.5 KB each, with the ray structure
@@ -150,7 +150,7 @@ def _part(
     number = document.index(item, "material", "materials", where, None)
     material = DEFAULT if number is None else materials[number]
     vertices = positions.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-    if not np.isfinite(vertices).all() or np.abs(vertices).max() > np.finfo(np.float32).max / 1e6:
+    if np.abs(vertices).max() > MAX_NUMBER:
         raise SceneError(
             f"{document.name}: {where} lies at coordinates too large to compute with; scale the scene down"
         )

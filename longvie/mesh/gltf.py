@@ -27,6 +27,7 @@ from PIL import Image
 
 MAX_FILE_BYTES = 1 << 30  # of one file, and of all buffers together
 MAX_ITEMS = 100_000  # nodes, accessors, ... of one kind
+MAX_NUMBER = 1e18  # of coordinates and transforms: its square is finite in float32
 MAX_TEXTURE_PIXELS = 64_000_000  # of all images together; refuses decompression bombs
 
 # Extensions that may be required because they are understood, or change only a look that is not drawn anyway.
@@ -121,7 +122,10 @@ class Document:
         values = self.field(item, key, list, where, list(default))
         if len(values) != len(default):
             raise SceneError(f"{self.name}: {where}: {key} has {len(values)} numbers instead of {len(default)}")
-        return np.array([self.field({key: value}, key, float, where) for value in values], np.float64)
+        numbers = np.array([self.field({key: value}, key, float, where) for value in values], np.float64)
+        if np.abs(numbers).max() > MAX_NUMBER:
+            raise SceneError(f"{self.name}: {where}: {key} is too large to compute with; scale the scene down")
+        return numbers
 
     def accessor(self, index: int, shapes: tuple[str, ...], where: str) -> Shaped[ndarray, "n c"]:
         """The rows of an accessor (§3.6.2): float32, normalised integers as floats, other integers as stored."""
@@ -142,8 +146,10 @@ class Document:
             rows = self._with_sparse(rows, self.field(accessor, "sparse", dict, where), dtype, where)
         if self.field(accessor, "normalized", bool, where, False) and dtype.kind in "iu":
             rows = np.maximum(rows.astype(np.float32) / np.iinfo(dtype).max, -1)  # §3.6.2.2
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            raise SceneError(f"{self.name}: {where} holds NaN or infinity; repair the scene and export it again")
+        if rows.dtype.kind == "f" and not (np.abs(rows) <= MAX_NUMBER).all():
+            raise SceneError(
+                f"{self.name}: {where} holds NaN, infinity or numbers above {MAX_NUMBER:g}; repair the scene"
+            )
         return rows
 
     def image(self, index: int) -> UInt8[ndarray, "h w 4"]:

@@ -102,13 +102,21 @@ CHANGES: list[tuple[str, Change]] = [
     ("sees nothing", lambda t: t["cameras"][0]["perspective"].update(znear=0.0)),
     ("mode 9", lambda t: t["meshes"][0]["primitives"][0].update(mode=9)),
     ("no surfaces", lambda t: t["meshes"][0]["primitives"][0].update(mode=1)),
-    ("scale the scene down", lambda t: t["nodes"][0].update(scale=[1e37] * 3) or t.pop("animations")),
+    ("too large to compute with", lambda t: t["nodes"][0].update(scale=[1e30] * 3)),
+    ("scale the scene down", lambda t: within_a_giant(t)),
 ]
 
 
 def second_camera(tree: dict[str, Any]) -> None:
     tree["nodes"].append({"name": "other", "camera": 0})
     tree["scenes"][0]["nodes"].append(2)
+
+
+def within_a_giant(tree: dict[str, Any]) -> None:
+    tree.pop("animations")
+    tree["nodes"][0].update(scale=[1e10] * 3)
+    tree["nodes"].append({"children": [0], "scale": [1e10] * 3})
+    tree["scenes"][0]["nodes"] = [2, 1]
 
 
 def point_past(tree: dict[str, Any]) -> None:
