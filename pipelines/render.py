@@ -164,7 +164,7 @@ def _place(options: RenderOptions) -> Iterator[Place]:
         return
     with cluster.cluster(options.address):
         placement = cluster.place_stage("render", options.workers, 0.0, 1, options.wait_for_nodes)
-        yield OnRay(placements={"render": placement}, loading=frozenset({"render"}))
+        yield OnRay(placements={"render": placement}, loading=frozenset())
 
 
 def _unit(plan: RenderPlan, segment: Segment) -> Unit:
