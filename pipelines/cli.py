@@ -117,6 +117,28 @@ app.command()(render)
 
 
 @app.command()
+def rewrite(
+    source: Annotated[str, typer.Argument(help="prepare's OUT, .jsonl or .parquet.", metavar="INPUT")],
+    video_id: Annotated[str, typer.Option(help="Which of its videos.")],
+    first_frame: Annotated[str, typer.Option(help="The edited first frame.", metavar="IMAGE")],
+    captioner: Annotated[str, typer.Option(help="OpenAI-compatible endpoint that rewrites prompts.", metavar="URL")],
+    caption_model: Annotated[str, typer.Option(help="The captioner's model.", metavar="NAME")],
+    out: Annotated[str, typer.Option(help="Manifest to be written.", metavar="FILE.jsonl")],
+    new_id: Annotated[str | None, typer.Option("--as", help="Name of the edited video; default: ID-edited.")] = None,
+) -> None:
+    """Rewrite a video's prompts for an edited first frame; longvie generate takes what comes out."""
+    from pipelines.caption_endpoint import CaptionEndpoint
+    from pipelines.rewrite import RewriteOptions
+    from pipelines.rewrite import rewrite as run
+
+    options = RewriteOptions(source=source, video_id=video_id, first_frame=first_frame, out=out, new_id=new_id)
+    endpoint = CaptionEndpoint.from_environment(captioner, caption_model)
+    endpoint.check()
+    for prompt in run(options, endpoint)["prompts"]:
+        typer.echo(prompt if isinstance(prompt, str) else f"{prompt['start']}: {prompt['text']}")
+
+
+@app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for the demo.")] = "out/demo",
     segments: Annotated[int, typer.Option(help="How long: segments of the model, 1 or more.")] = 6,
@@ -204,13 +226,14 @@ def _exit_code(error: Exception) -> int | None:
     from longvie.media import VideoError
     from longvie.mesh import SceneError
     from longvie.models.checkpoints import CheckpointError
+    from pipelines.captions import CaptionError
     from pipelines.errors import UserError
     from pipelines.render import RenderError
     from pipelines.unit_worker import StorageError
 
     if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError, SceneError)):
         return 2
-    return 1 if isinstance(error, (StorageError, RenderError)) else None
+    return 1 if isinstance(error, (StorageError, CaptionError, RenderError)) else None
 
 
 def _end(message: str, code: int = 2) -> None:

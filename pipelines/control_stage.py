@@ -1,6 +1,6 @@
 """The stage that makes the controls of one segment: depth scaled by its one range, tracks drawn, both as videos.
 
-Memory: one segment's frames once as RGB, then once as the drawing of tracks; the dense control passes in batches.
+Memory: one segment's frames as RGB, then the drawing of its tracks; before that its depth, at two bytes a pixel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float16, UInt8
 from numpy import ndarray
 
 from longvie.controls.normalize import HIGH_PERCENTILE, LOW_PERCENTILE, DepthHistogram, normalize_depth
-from longvie.controls.render import uniform_grid
+from longvie.controls.render import default_grid
 from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks, load_point_tracker
 from longvie.media import CONTROL, VideoError, resampled, write_image, write_video
 from longvie.segments import Segment
@@ -24,6 +24,7 @@ from pipelines.fetch import LocalCopies
 from pipelines.recipe import Estimator, Recipe
 from pipelines.stages import BATCH
 from pipelines.storage import Storage
+from pipelines.unit_worker import reliably
 
 
 class ControlStage:
@@ -52,14 +53,10 @@ class ControlStage:
         files = {kind: f"{home}/{kind}_{task['index']:05d}" for kind in ("dense", "sparse", "tracks", "first")}
         made: dict[str, Any] = {"range": None, "first": None, "tracks": None}
         made |= {kind: f"{files[kind]}.mp4" for kind in ("dense", "sparse")}
-        depth = grey = None
+        grey = None
         if recipe.measured:
-            depth = self._read_depth(task)
-            low_high = task["range"] or self._own_range(depth, task, folder)
-            made["range"] = low_high
-            dense = _in_batches(depth, *low_high, disparity=task["polarity"] == "disparity")
-            write_video(folder / made["dense"], dense, recipe.fps, codec=CONTROL)
-            grey = normalize_depth(depth[:1], *low_high, disparity=task["polarity"] == "disparity")[0, ..., 0]
+            made["range"], grey = self._grey(task, folder)
+            write_video(folder / made["dense"], _in_colour(grey), recipe.fps, codec=CONTROL)
         frames = self._read_frames(task)
         if task["index"] == 0:
             made["first"] = f"{files['first']}.png"
@@ -69,8 +66,8 @@ class ControlStage:
             write_video(folder / made["dense"], drawn, recipe.fps, codec=CONTROL)
             del drawn
         if recipe.tracked:
-            tracks = self._track(task, frames, depth, grey)
-            del frames, depth  # as large as what is drawn next
+            tracks = self._track(task, frames, grey)
+            del frames, grey  # as large as what is drawn next
             made["tracks"] = f"{files['tracks']}.npz"
             tracks.save(folder / made["tracks"])
             drawn = tracks.render(recipe.height, recipe.width)
@@ -79,10 +76,20 @@ class ControlStage:
         write_video(folder / made["sparse"], drawn, recipe.fps, codec=CONTROL)
         return made
 
-    def _read_depth(self, task: Mapping[str, Any]) -> Float16[ndarray, "t h w"]:
-        return np.concatenate(
-            [read_depth(self._storage, piece["name"], piece["start"], piece["stop"]) for piece in task["depth"]]
-        )
+    def _grey(self, task: Mapping[str, Any], folder: Path) -> tuple[tuple[float, float], UInt8[ndarray, "t h w"]]:
+        """What became black and white, and the dense control, 0 (near) .. 255 (far)."""
+
+        def read(piece: Mapping[str, Any]) -> Float16[ndarray, "t h w"]:
+            return reliably(lambda: read_depth(self._storage, piece["name"], piece["start"], piece["stop"]))
+
+        depth = np.concatenate([read(piece) for piece in task["depth"]])
+        low, high = task["range"] or self._own_range(depth, task, folder)
+        grey = np.empty(depth.shape, np.uint8)
+        for start in range(0, len(depth), BATCH):
+            batch = depth[start : start + BATCH]
+            coloured = normalize_depth(batch, low, high, disparity=task["polarity"] == "disparity")
+            grey[start : start + BATCH] = coloured[..., 0]
+        return (low, high), grey
 
     def _own_range(
         self, depth: Float16[ndarray, "t h w"], task: Mapping[str, Any], folder: Path
@@ -105,22 +112,17 @@ class ControlStage:
         return frames
 
     def _track(
-        self,
-        task: Mapping[str, Any],
-        frames: UInt8[ndarray, "t h w 3"],
-        depth: Float16[ndarray, "t h w"] | None,
-        grey: UInt8[ndarray, "h w"] | None,
+        self, task: Mapping[str, Any], frames: UInt8[ndarray, "t h w 3"], grey: UInt8[ndarray, "t h w"] | None
     ) -> Tracks:
-        """The segment's tracks, with the dense control at their points in the first frame."""
+        """The segment's tracks, with the dense control's grey at their points in the first frame."""
         if grey is None:  # without depth, all points are as far
-            grey = np.zeros(frames.shape[1:3], np.uint8)
+            grey = np.zeros(frames.shape[:3], np.uint8)
         if task["supplied"] is not None:
-            return self._supplied(task).with_depth(grey)
+            return self._supplied(task).with_depth(grey[0])
         if self._tracker is None:
             sparse = self._recipe.sparse
             self._tracker = load_point_tracker(sparse.spec, device=sparse.device, dtype=sparse.dtype)
-        points = uniform_grid(self._recipe.height, self._recipe.width, 10, 10)
-        return self._tracker(frames, points, None).with_depth(grey)
+        return self._tracker(frames, default_grid(self._recipe.height, self._recipe.width), grey)
 
     def _supplied(self, task: Mapping[str, Any]) -> Tracks:
         files = task["supplied"]["files"]
@@ -140,8 +142,6 @@ class ControlStage:
             yield self._detectors[maker.spec](frames[start : start + BATCH])
 
 
-def _in_batches(
-    depth: Float16[ndarray, "t h w"], low: float, high: float, *, disparity: bool
-) -> Iterator[UInt8[ndarray, "t h w 3"]]:
-    for start in range(0, len(depth), BATCH):
-        yield normalize_depth(depth[start : start + BATCH], low, high, disparity=disparity)
+def _in_colour(grey: UInt8[ndarray, "t h w"]) -> Iterator[UInt8[ndarray, "t h w 3"]]:
+    for start in range(0, len(grey), BATCH):
+        yield np.repeat(grey[start : start + BATCH, ..., None], 3, axis=-1)

@@ -74,10 +74,8 @@ class DepthStage:
         return self._estimate(self._estimator, task)
 
     def _estimate(self, estimator: DepthEstimator, task: Mapping[str, Any]) -> Iterator[Float[ndarray, "t h w"]]:
-        num_frames = task["stop"] - task["start"]
-        batch = num_frames if self._recipe.dense.sees_time else BATCH
         with self._copies.opened(task["uri"], task["stamp"]) as path:
-            for frames in resampled(path, **self._recipe.frames(), start=task["start"], stop=task["stop"], batch=batch):
+            for frames in resampled(path, **self._recipe.frames(), start=task["start"], stop=task["stop"], batch=BATCH):
                 yield estimator(frames)
 
     def _read_supplied(self, task: Mapping[str, Any]) -> Iterator[Float[ndarray, "t h w"]]:

@@ -9,24 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 from longvie.controls.depth import load_depth_estimator
+from longvie.controls.edges import DENSE_KINDS, Detector, load_dense_detector
+from longvie.controls.keypoints import load_pose_detector
 from longvie.controls.tracks import load_point_tracker
 from pipelines.recipe import Estimator
 
-DENSE_KINDS = ("canny", "lineart", "softedge")
+EDGES = tuple(kind for kind in DENSE_KINDS if kind != "depth")
+POSES = ("openpose", "openpose-full", "dwpose")
 SUPPLIED = "supplied"  # as --depth: every source comes with its own
-POSE_KINDS = ("openpose", "dwpose")
-_SEES_TIME = ("video-depth-anything",)  # looks at all frames of a stretch together
-_TORCH_FREE = ("supplied", "lucas-kanade")
+_TORCH_FREE = (SUPPLIED, "canny", "lucas-kanade")
 
 
 def is_depth(spec: str) -> bool:
     """Whether a dense control is depth, rather than a detector's drawing."""
-    return spec.partition(":")[0] not in DENSE_KINDS
+    return spec.partition(":")[0] not in EDGES
 
 
 def is_tracker(spec: str) -> bool:
     """Whether a sparse control is point tracks, rather than a detector's drawing."""
-    return spec.partition(":")[0] not in POSE_KINDS
+    return spec.partition(":")[0] not in POSES
 
 
 def needs_torch(spec: str) -> bool:
@@ -40,24 +41,15 @@ def describe(spec: str, device: str, dtype: str, batch_size: int, threads: int) 
     settings |= {"batch_size": batch_size, "threads": threads}
     if spec == SUPPLIED:
         return Estimator(**settings, fingerprint="")
-    name = spec.partition(":")[0]
-    if name in (*DENSE_KINDS, *POSE_KINDS):
+    if not is_depth(spec) or not is_tracker(spec):
         return Estimator(**settings, fingerprint=load_detector(spec, device).fingerprint)
     estimator = load_depth_estimator(spec, device=device, dtype=dtype, batch_size=batch_size)
-    return Estimator(
-        **settings, fingerprint=estimator.fingerprint, polarity=estimator.polarity, sees_time=name in _SEES_TIME
-    )
+    return Estimator(**settings, fingerprint=estimator.fingerprint, polarity=estimator.polarity)
 
 
-def load_detector(spec: str, device: str) -> Any:
+def load_detector(spec: str, device: str) -> Detector:
     """What draws a control from frames."""
-    if is_tracker(spec):
-        from longvie.controls.edges import load_dense_detector
-
-        return load_dense_detector(spec, device=device)
-    from longvie.controls.keypoints import load_pose_detector
-
-    return load_pose_detector(spec, device=device)
+    return (load_dense_detector if is_tracker(spec) else load_pose_detector)(spec, device=device)
 
 
 def describe_tracker(spec: str, device: str, dtype: str, threads: int) -> Estimator:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import columns, statistics
+from pipelines.cond_json import write_cond_json
 from pipelines.long_videos import Content, LongVideo, video_id_of
+from pipelines.prepare_report import write_report
 from pipelines.recipe import MANIFEST, Recipe
 from pipelines.storage import Storage
 from pipelines.units import UnitCommit
@@ -56,8 +58,8 @@ class Prepared:
         }
 
 
-def write_outputs(prepared: Prepared, storage: Storage, folder: Path, *, cond_json: bool) -> None:
-    """Write the tables and manifests into a local folder, under their names below OUT."""
+def write_outputs(prepared: Prepared, storage: Storage, folder: Path, *, cond_json: bool, report: bool) -> None:
+    """Write the tables, manifests and the report into a local folder, under their names below OUT."""
     columns.write_table(folder / "videos.parquet", _videos(prepared), columns.VIDEOS)
     columns.write_table(folder / "segments.parquet", _segments(prepared), columns.SEGMENTS)
     columns.write_table(folder / "errors.parquet", prepared.errors, columns.ERRORS)
@@ -69,9 +71,9 @@ def write_outputs(prepared: Prepared, storage: Storage, folder: Path, *, cond_js
             file.write(json.dumps(_manifest_row(prepared, video), ensure_ascii=False) + "\n")
     if cond_json:
         for video in whole:
-            home = folder / "cond" / video.video_id
-            home.mkdir(parents=True)
-            (home / "cond.json").write_text(json.dumps(_cond(prepared, video), indent=2, ensure_ascii=False) + "\n")
+            write_cond_json(folder, _manifest_row(prepared, video), storage)
+    if report:
+        write_report(folder, storage, prepared.recipe)
 
 
 def _videos(prepared: Prepared) -> Iterator[dict[str, Any]]:
@@ -145,13 +147,3 @@ def _manifest_row(prepared: Prepared, video: LongVideo) -> dict[str, Any]:
         "prompts": [prepared.prompts[unit] for unit in units],
         "num_frames": video.num_frames,
     }
-
-
-def _cond(prepared: Prepared, video: LongVideo) -> list[dict[str, str]]:
-    """The authors' layout: one entry a segment, paths from the file's own folder."""
-    row = _manifest_row(prepared, video)
-    up = "../.."
-    return [
-        {"text": text, "depth": f"{up}/{dense}", "track": f"{up}/{sparse}"}
-        for text, dense, sparse in zip(row["prompts"], row["dense"], row["sparse"], strict=True)
-    ]

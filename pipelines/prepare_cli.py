@@ -22,10 +22,12 @@ def prepare(
     fit: Annotated[str, typer.Option(help="crop, pad or stretch frames of another shape.")] = "crop",
     segment_length: Annotated[int | None, typer.Option(help="Frames a segment; default 81.")] = None,
     cuts: Annotated[bool, typer.Option(help="Cut sources into shots; --no-cuts: each is one shot.")] = True,
-    cut_threshold: Annotated[float, typer.Option(help="Change of content that is a cut, 0..255.")] = 27.0,
+    cut_threshold: Annotated[float, typer.Option(help="A cut changes so many times as much as its neighbours.")] = 3.0,
     min_frames: Annotated[int | None, typer.Option(help="Shorter shots are left out; default: half a segment.")] = None,
     black: Annotated[float | None, typer.Option(help="Leave out shots with a mean luma below this, 0..255.")] = None,
-    static: Annotated[float | None, typer.Option(help="Leave out shots that change less a frame, 0..255.")] = None,
+    static: Annotated[float | None, typer.Option(help="Leave out shots that are still pictures, below this.")] = None,
+    min_motion: Annotated[float | None, typer.Option(help="Leave out shots that change less a frame, 0..255.")] = None,
+    max_motion: Annotated[float | None, typer.Option(help="Leave out shots that change more a frame, 0..255.")] = None,
     depth: Annotated[
         str, typer.Option(help="Depth estimator, or canny, lineart, softedge; see docs/prepare.md.")
     ] = "builtin",
@@ -71,6 +73,8 @@ def prepare(
         min_frames=min_frames,
         black=black,
         static=static,
+        min_motion=min_motion,
+        max_motion=max_motion,
         depth=depth,
         sparse=sparse,
         scope=scope,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from longvie.config import MAX_SIDE, Fit
+from longvie.shots import THRESHOLD
 from pipelines.errors import UserError
 from pipelines.estimators import is_depth, is_tracker
 from pipelines.recipe import Estimator, Recipe, Scope
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 # LongVie 2's own (METHOD: 81 frames at 352x640, 16 fps)
 FPS, SIZE, SEGMENT_LENGTH = 16.0, "640x352", 81
-CUT_THRESHOLD = 27.0  # PySceneDetect's own default for its content detector
 PROMPT = "a video"  # without any caption: it says nothing that is not there
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_FPS = 240.0
@@ -53,10 +53,12 @@ class PrepareOptions:
     fit: str = "crop"
     segment_length: int | None = None
     cuts: bool = True
-    cut_threshold: float = CUT_THRESHOLD
+    cut_threshold: float = THRESHOLD
     min_frames: int | None = None
     black: float | None = None
     static: float | None = None
+    min_motion: float | None = None
+    max_motion: float | None = None
     depth: str = "builtin"
     sparse: str = "lucas-kanade"
     scope: str = "video"
@@ -86,6 +88,8 @@ class PrepareOptions:
             ("--min-frames", self.min_frames, 1, math.inf),
             ("--black", self.black, 0, 255),
             ("--static", self.static, 0, 255),
+            ("--min-motion", self.min_motion, 0, 255),
+            ("--max-motion", self.max_motion, 0, 255),
             ("--batch-size", self.batch_size, 1, 1024),
             ("--workers", self.workers, 0, math.inf),
             ("--threads-per-worker", self.threads_per_worker, 1, math.inf),
@@ -152,6 +156,8 @@ class PrepareOptions:
             cut_threshold=self.cut_threshold if self.cuts else None,
             black=self.black,
             static=self.static,
+            min_motion=self.min_motion,
+            max_motion=self.max_motion,
             dense=dense,
             measured=is_depth(self.depth),
             sparse=sparse,

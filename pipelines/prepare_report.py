@@ -188,11 +188,7 @@ def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     filters = [
         f"{name} below {limit:g}" for name, limit in (("brightness", recipe.black), ("motion", recipe.static)) if limit
     ]
-    cuts = (
-        "each source is one"
-        if recipe.cut_threshold is None
-        else f"cut where content changes by {recipe.cut_threshold:g}"
-    )
+    cuts = "each source is one" if recipe.cut_threshold is None else f"cut threshold {recipe.cut_threshold:g}"
     said = [
         ("Frames", f"{recipe.width}x{recipe.height}, {recipe.fps:g} fps, {recipe.fit}"),
         ("Segments", f"{recipe.segment_length} frames, neighbours share one"),

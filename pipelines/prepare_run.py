@@ -258,12 +258,13 @@ class PrepareRun:
         ]
 
     def finish(self, prepared: Prepared) -> None:
-        """The tables and manifests; then everything goes that nothing vouches for."""
+        """The tables, manifests and the report; then everything goes that nothing vouches for."""
+        written = {"cond_json": self.options.cond_json, "report": self.options.report}
         unit = Unit(
             stage="outputs",
             name="outputs",
             task={},
-            decides=[prepared.decides(), self.options.cond_json],
+            decides=[prepared.decides(), written],
             cost=0,
             uris=(),
             said="tables",
@@ -271,7 +272,7 @@ class PrepareRun:
         commit = self.store.exists(unit.stage, unit.name, unit.key)
         if commit is None:
             with tempfile.TemporaryDirectory(prefix="longvie-") as folder:
-                outputs.write_outputs(prepared, self.storage, Path(folder), cond_json=self.options.cond_json)
+                outputs.write_outputs(prepared, self.storage, Path(folder), **written)
                 commit = self.store.commit(unit.stage, unit.name, unit.key, Made(folder=Path(folder)))
         self.known["outputs"] = {unit.name: commit}
         dropped = set() if self.options.keep_depth else _no_longer_needed(prepared)

@@ -30,7 +30,6 @@ class Estimator:
     batch_size: int = 1
     threads: int = 1  # of the CPU; they decide the order of floating-point sums
     polarity: str | None = None  # of depth: what large values mean
-    sees_time: bool = False  # whether frames of a stretch must be given together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +40,8 @@ class Recipe:
         fps, height, width, fit: of prepared frames.
         segment_length: frames a segment.
         min_frames: of a shot that is kept.
-        cut_threshold: of PySceneDetect's content detector; None: a source is one shot.
-        black: shots whose mean luma (0..255) is below it are left out; None: none.
-        static: shots whose mean change of luma between frames (0..255) is below it are left out; None: none.
+        cut_threshold: see longvie/shots.py; None: a source is one shot.
+        black, static, min_motion, max_motion: shots that are left out, see `ShotFilters`; None: none.
         dense: what makes the dense control.
         measured: whether the dense control is depth, with statistics and one range, or a detector's drawing.
         sparse: what makes the sparse control.
@@ -60,6 +58,8 @@ class Recipe:
     cut_threshold: float | None
     black: float | None
     static: float | None
+    min_motion: float | None
+    max_motion: float | None
     dense: Estimator
     measured: bool
     sparse: Estimator
@@ -72,7 +72,7 @@ class Recipe:
 
     def shots(self) -> dict[str, Any]:
         """What decides shots."""
-        names = ("min_frames", "cut_threshold", "black", "static")
+        names = ("min_frames", "cut_threshold", "black", "static", "min_motion", "max_motion")
         return {**self.frames(), **{name: getattr(self, name) for name in names}}
 
     def settings(self) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from longvie.controls.normalize import store_depth
-from longvie.controls.render import uniform_grid
 from longvie.media import VideoError, join_videos, write_video
 from longvie.mesh import Scene, SceneError, load_scene
 from longvie.segments import Segment
@@ -72,8 +71,7 @@ class RenderStage:
         frames = range(task["start"] + task["new"], task["start"] + task["num_valid"])
         write_video(folder / part_file(index), self._render(scene, frames, folder), plan.fps)
         times = (task["start"] + np.arange(task["num_valid"])) / plan.fps
-        points = uniform_grid(plan.height, plan.width, *plan.grid)
-        tracks = scene.tracks(times, points, plan.height, plan.width)
+        tracks = scene.tracks(times, plan.points, plan.height, plan.width)
         with (folder / track_file(index)).open("wb") as file:
             np.savez_compressed(file, tracks=tracks.positions, visibility=tracks.visibility, depth=tracks.depth)
         return {"num_frames": len(frames)}

@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from jaxtyping import Float
+from numpy import ndarray
+
+from longvie.controls.render import default_grid, uniform_grid
 from longvie.mesh import Scene, SceneError
 from longvie.mesh.scene import MAX_PIXELS
 from longvie.segments import Segment, plan_segments
@@ -20,11 +24,10 @@ from pipelines.storage import Storage, check_uri
 FORMAT = 1  # of the source folder; a reader refuses what it does not know
 RENDERING = 1  # of the renderer: another number is another key, so that what an older version drew is drawn anew
 SETTINGS = "render.json"
+MIN_FRAMES = 2  # one is a picture, which prepare does not take for a video
 MAX_FRAMES = 200_000  # 3.5 hours at 16 frames a second
 MAX_GRID = 200  # rows, columns
 MAX_SUPERSAMPLING = 8
-GRID = 50  # rows and columns of the release's tracks, at 640x352
-MIN_SPACING = 6  # pixels between points: smaller frames have room for fewer (8x13 at 80x48)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class RenderOptions:
         model, fps, size, segment_length: as in prepare.
         num_frames, seconds: how long; neither: to the animation's last key.
         camera, animation: names; needed where there are several.
-        grid: ROWSxCOLUMNS of tracked points a segment; None: 50x50, or what a smaller frame has room for.
+        grid: ROWSxCOLUMNS of tracked points a segment; None: prepare's own, 50x50 or what a smaller frame has room for.
         supersampling: rays a pixel's side where colours change.
         prompt: of all segments.
         restart: render anew, whatever exists.
@@ -67,7 +70,7 @@ class RenderOptions:
         if self.num_frames is not None and self.seconds is not None:
             raise UserError("--num-frames and --seconds exclude each other; give one")
         for flag, value, low, high in (
-            ("--num-frames", self.num_frames, 1, MAX_FRAMES),
+            ("--num-frames", self.num_frames, MIN_FRAMES, MAX_FRAMES),
             ("--seconds", self.seconds, 0, math.inf),
             ("--supersampling", self.supersampling, 1, MAX_SUPERSAMPLING),
         ):
@@ -75,7 +78,7 @@ class RenderOptions:
                 raise UserError(
                     f"{flag} is {value}; give {low} or more" + (f", to {high:,}" if high < math.inf else "")
                 )
-        self.grid_for(1, 1)
+        self.rows_columns()
         self.prepare()
 
     @property
@@ -108,14 +111,14 @@ class RenderOptions:
             wait_for_nodes=self.wait_for_nodes,
         )
 
-    def grid_for(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tracked points."""
+    def rows_columns(self) -> tuple[int, int] | None:
+        """Of the tracked points; None for the default grid."""
         if self.grid is None:
-            return min(GRID, max(1, height // MIN_SPACING)), min(GRID, max(1, width // MIN_SPACING))
+            return None
         found = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", self.grid)
         rows, columns = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= min(rows, columns) <= max(rows, columns) <= MAX_GRID:
-            raise UserError(f"--grid {self.grid} is not ROWSxCOLUMNS of 1 to {MAX_GRID}, as in {GRID}x{GRID}")
+            raise UserError(f"--grid {self.grid} is not ROWSxCOLUMNS of 1 to {MAX_GRID}, as in 50x50")
         return rows, columns
 
     def plan(self, scene: Scene) -> RenderPlan:
@@ -134,7 +137,7 @@ class RenderOptions:
             width=width,
             segment_length=length,
             num_frames=self._num_frames(scene, fps),
-            grid=self.grid_for(height, width),
+            grid=self.rows_columns(),
             supersampling=self.supersampling,
             prompt=self.prompt,
         )
@@ -147,8 +150,10 @@ class RenderOptions:
         # the first and the last key both have their frame
         exact = scene.duration * fps + 1 if self.seconds is None else self.seconds * fps
         count = math.floor(exact + 1e-3) if math.isfinite(exact) else MAX_FRAMES + 1
-        if not 1 <= count <= MAX_FRAMES:
-            raise UserError(f"--seconds: {exact / fps:g} s are {exact:,.0f} frames; give 1 to {MAX_FRAMES:,} frames")
+        if not MIN_FRAMES <= count <= MAX_FRAMES:
+            raise UserError(
+                f"--seconds: {exact / fps:g} s are {exact:,.0f} frames; give {MIN_FRAMES} to {MAX_FRAMES:,}"
+            )
         return count
 
 
@@ -166,9 +171,16 @@ class RenderPlan:
     width: int
     segment_length: int
     num_frames: int
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     supersampling: int
     prompt: str | None
+
+    @property
+    def points(self) -> Float[ndarray, "n 2"]:
+        """The pixels whose points are tracked."""
+        if self.grid is None:
+            return default_grid(self.height, self.width)
+        return uniform_grid(self.height, self.width, *self.grid)
 
     @property
     def segments(self) -> list[Segment]:

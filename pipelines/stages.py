@@ -6,9 +6,11 @@ in depth_stage.py and control_stage.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from longvie.media import VideoError, num_resampled, probe_video, resampled
 from longvie.shots import Shot, ShotFilters, detect_shots
@@ -59,11 +61,22 @@ class ScanStage:
         with self._copies.opened(task["uri"], task["stamp"]) as path:
             info = probe_video(path)
             counted = _Counted(resampled(path, **recipe.frames(), batch=BATCH))
-            shots = detect_shots(counted, fps=recipe.fps, threshold=recipe.cut_threshold, min_frames=recipe.min_frames)
+            if recipe.cut_threshold is None:
+                shots = [_joined(detect_shots(counted, fps=recipe.fps))]
+            else:
+                shots = detect_shots(counted, fps=recipe.fps, threshold=recipe.cut_threshold)
             expected = num_resampled(info, recipe.fps)
             if counted.num_frames != expected:
                 raise VideoError(f"{path} breaks off: {counted.num_frames} of {expected} frames could be read")
-        filters = ShotFilters(min_frames=recipe.min_frames, black=recipe.black, static=recipe.static)
+            if info.num_frames == 1:
+                raise VideoError(f"{path} has 1 frame; that is a picture, give a video")
+        filters = ShotFilters(
+            min_frames=recipe.min_frames,
+            black=recipe.black,
+            static=recipe.static,
+            min_motion=recipe.min_motion,
+            max_motion=recipe.max_motion,
+        )
         return {
             "info": {
                 name: getattr(info, name)
@@ -94,6 +107,17 @@ def _described(shot: Shot, filters: ShotFilters) -> dict[str, Any]:
         "motion": round(shot.motion, 3),
         "reason": filters.reject(shot),
     }
+
+
+def _joined(shots: Sequence[Shot]) -> Shot:
+    """A video as one shot, cuts or not."""
+    weights = [shot.num_frames for shot in shots]
+    return Shot(
+        start=0,
+        stop=shots[-1].stop,
+        brightness=float(np.average([shot.brightness for shot in shots], weights=weights)),
+        motion=float(np.average([shot.motion for shot in shots], weights=weights)),
+    )
 
 
 class _Counted:

@@ -20,7 +20,7 @@ DEPTH_ANYTHING_V2 = {
 }
 CONTROLNET_AUX = ("midas", "zoe", "leres")
 SPECS = (
-    f"builtin, {', '.join(DEPTH_ANYTHING_V2)}, transformers:REPO_OR_FOLDER, video-depth-anything:FOLDER, "
+    f"builtin, {', '.join(DEPTH_ANYTHING_V2)}, transformers:REPO_OR_FOLDER, "
     f"{', '.join(f'{name}:FOLDER' for name in CONTROLNET_AUX)}"
 )
 
@@ -69,12 +69,21 @@ def load_depth_estimator(
     """
     name, _, where = spec.partition(":")
     if spec == "builtin":
-        from longvie.controls.builtin_depth import BuiltinDepth  # pyright: ignore[reportMissingImports]
+        from longvie.controls.builtin_depth import BuiltinDepth
 
-        return BuiltinDepth(device=device)
+        return BuiltinDepth()  # on the CPU: it is small
     if spec in DEPTH_ANYTHING_V2 or (name == "transformers" and where):
         from longvie.controls.depth_adapters import TransformersDepth
 
         source = DEPTH_ANYTHING_V2.get(spec, where)
         return TransformersDepth(source, device=device, dtype=dtype, batch_size=batch_size, polarity=polarity)
+    if name in CONTROLNET_AUX:
+        from longvie.controls.depth_adapters import ControlNetAuxDepth
+
+        return ControlNetAuxDepth(name, where, device=device, dtype=dtype, batch_size=batch_size)
+    if name == "video-depth-anything":
+        raise DepthError(
+            "video-depth-anything is not among transformers' models; run its authors' code with --save_exr and give "
+            "the folder it writes as the video's depth, with polarity disparity"
+        )
     raise DepthError(f"there is no depth estimator {spec!r}; give one of: {SPECS}")

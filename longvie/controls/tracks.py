@@ -1,7 +1,8 @@
-"""Point tracks of one segment: the protocol, the default tracker (Lucas-Kanade), and tracks the user supplies.
+"""Point tracks of one segment: what they are, the protocol of trackers, and tracks the user supplies.
 
-Every segment starts a fresh grid on its own first frame (P1 App. C). This file needs no torch; neural trackers are in
-`track_adapters.py`. Positions are pixels (x, y), pixel centres at whole numbers plus one half.
+Every segment starts a fresh grid on its own first frame (P1 App. C; `render.default_grid`). This file needs no torch:
+the default tracker is in `lucas_kanade.py`, neural ones in `track_adapters.py`. Positions are pixels (x, y); the centre
+of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy import ndarray
 
 from longvie.controls.render import render_tracks
 from longvie.segments import Segment
+
+PIXEL_CENTRE = 0.5  # where libraries put the first pixel's centre at 0, we put it at one half
 
 
 class TrackError(ValueError):
@@ -29,7 +31,8 @@ class TrackError(ValueError):
 class Tracks:
     """One segment's tracks. Points that are hidden or have left the frame are invisible; their position is a guess.
 
-    `depth` is each point's depth in the first frame (large is far), what its colour and drawing order need.
+    `depth` is the dense control's grey at each point of the first frame, 0 (near) .. 255 (far): what a point's colour
+    and drawing order need (`render.py`).
     """
 
     points: Float[ndarray, "t n 2"]
@@ -42,8 +45,8 @@ class Tracks:
                 f"tracks {self.points.shape} and visibility {self.visibility.shape} differ; give (t, n, 2)"
             )
 
-    def with_depth(self, depth: Float[ndarray, "h w"]) -> Tracks:
-        """These tracks with the depth found at their points in the first frame's depth map."""
+    def with_depth(self, depth: Shaped[ndarray, "h w"]) -> Tracks:
+        """These tracks with the depth at their points; `depth` is the grey of the first frame's dense control."""
         return replace(self, depth=sample_depth(depth, self.points[0]))
 
     def render(self, height: int, width: int) -> UInt8[ndarray, "t h w 3"]:
@@ -73,87 +76,59 @@ class Tracks:
 
 
 class PointTracker(Protocol):
-    """Follows points of the first frame through a segment."""
+    """Follows points of the first frame through a segment; weights, if any, are loaded once, in the constructor."""
 
-    name: str
-    fingerprint: str  # of everything its result depends on
-    needs_torch: bool
-
-    def __call__(
-        self,
-        frames: UInt8[ndarray, "t h w 3"],
-        points: Float[ndarray, "n 2"],
-        depth: Float[ndarray, "t h w"] | None = None,
-    ) -> Tracks: ...
-
-
-def load_point_tracker(spec: str = "lucas-kanade", *, device: str = "cpu", dtype: str = "float32") -> PointTracker:
-    """The tracker named `spec`: lucas-kanade, cotracker3[:FOLDER] or spatialtracker:FOLDER."""
-    name, _, where = spec.partition(":")
-    if name == "lucas-kanade" and not where:
-        return LucasKanade()
-    raise TrackError(f"there is no tracker {spec}; give lucas-kanade, cotracker3[:FOLDER] or spatialtracker:FOLDER")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LucasKanade:
-    """OpenCV's pyramidal Lucas-Kanade, frame to frame, with a forward-backward check.
-
-    A point is lost, and stays invisible, once it leaves the frame, once going back does not return to where it came
-    from, or once something nearer covers it (where depth is given).
-    """
-
-    name: str = "lucas-kanade"
-    needs_torch: bool = False
-    window: int = 21  # pixels a side
-    levels: int = 4  # pyramid levels above the first: displacements up to about window * 2**levels / 2 pixels
-    iterations: int = 20
-    epsilon: float = 0.01  # pixels; iteration stops below
-    min_eigenvalue: float = 1e-5  # of a patch: below, it has too little texture to be followed
-    max_return_error: float = 0.5  # pixels between a point and where forward and backward tracking bring it
+    @property
+    def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        settings = (self.window, self.levels, self.iterations, self.epsilon, self.max_return_error)
-        return f"{self.name}-1-{'-'.join(map(str, settings))}-opencv-{cv2.__version__}"
+        """Of everything its result depends on: the weights and the settings."""
+        ...
+
+    @property
+    def needs_torch(self) -> bool: ...
 
     def __call__(
         self,
         frames: UInt8[ndarray, "t h w 3"],
         points: Float[ndarray, "n 2"],
-        depth: Float[ndarray, "t h w"] | None = None,
+        depth: Shaped[ndarray, "t h w"] | None = None,
     ) -> Tracks:
-        height, width = frames.shape[1:3]
-        positions = np.empty((len(frames), len(points), 2), np.float32)
-        visible = np.zeros((len(frames), len(points)), bool)
-        positions[0] = points
-        visible[0] = _inside(positions[0], height, width)
-        grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
-        for t in range(1, len(frames)):
-            following = cv2.cvtColor(frames[t], cv2.COLOR_RGB2GRAY)
-            positions[t], found = self._follow(grey, following, positions[t - 1])
-            visible[t] = visible[t - 1] & found & _inside(positions[t], height, width)
-            # what is lost rests where it was last seen
-            positions[t] = np.where(visible[t][:, None], positions[t], positions[t - 1])
-            grey = following
-        tracks = Tracks(points=positions, visibility=visible)
-        return tracks if depth is None else tracks.with_depth(depth[0])
+        """Track `points` (x, y) of frame 0.
 
-    def _follow(
-        self, grey: UInt8[ndarray, "h w"], following: UInt8[ndarray, "h w"], points: Float[ndarray, "n 2"]
-    ) -> tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]:
-        options = {
-            "winSize": (self.window, self.window),
-            "maxLevel": self.levels,
-            "minEigThreshold": self.min_eigenvalue,
-            "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, self.iterations, self.epsilon),
-        }
-        start = (points - PIXEL_CENTRE).reshape(-1, 1, 2)  # OpenCV's pixel centres are at whole numbers
-        there, found, _ = cv2.calcOpticalFlowPyrLK(grey, following, start, None, **options)
-        back, returned, _ = cv2.calcOpticalFlowPyrLK(following, grey, there, None, **options)
-        error = np.linalg.norm((back - start).reshape(-1, 2), axis=1)
-        ok = (found.ravel() == 1) & (returned.ravel() == 1) & (error <= self.max_return_error)
-        return there.reshape(-1, 2) + np.float32(PIXEL_CENTRE), ok
+        Args:
+            frames: the segment.
+            points: pixels in frame 0; see `render.default_grid`.
+            depth: the grey of the segment's dense control, 0 (near) .. 255 (far). The tracks carry its values at
+                the points; without it they have none and cannot be rendered.
+        """
+        ...
+
+
+TRACKER_SPECS = "lucas-kanade, cotracker3:FOLDER, spatialtracker:FOLDER"
+
+
+def load_point_tracker(spec: str = "lucas-kanade", *, device: str = "cpu", dtype: str = "float32") -> PointTracker:
+    """Load the tracker that `spec` names, one of `TRACKER_SPECS`.
+
+    Args:
+        device, dtype: where a neural tracker runs and in which precision.
+
+    Raises:
+        TrackError: if there is no such tracker, or its code or weights cannot be had.
+    """
+    name, _, where = spec.partition(":")
+    if spec == "lucas-kanade":
+        from longvie.controls.lucas_kanade import LucasKanade
+
+        return LucasKanade()
+    if name in ("cotracker3", "spatialtracker"):
+        from longvie.controls import track_adapters
+
+        adapter = track_adapters.CoTracker3 if name == "cotracker3" else track_adapters.SpatialTracker
+        return adapter(where, device=device, dtype=dtype)
+    raise TrackError(f"there is no tracker {spec!r}; give one of: {TRACKER_SPECS}")
 
 
 class SuppliedTracks:
@@ -193,7 +168,7 @@ class SuppliedTracks:
         if len(points) < segment.num_valid:
             need = start + segment.num_valid
             raise TrackError(f"tracks {path} have {len(tracks.points)} frames, segment {segment.index} needs {need}")
-        seen = visibility[0]
+        (seen,) = np.nonzero(visibility[0])
         return Tracks(points=points[:, seen], visibility=visibility[:, seen])
 
 
@@ -206,14 +181,11 @@ def _read_supplied(path: str) -> Tracks:
         raise TrackError(
             f"{path}: visibility is {visibility.dtype} {visibility.shape}; give bool {points.shape[:2]}, true if seen"
         )
-    finite = np.isfinite(points).all(axis=-1)
-    return Tracks(points=np.where(finite[..., None], points, 0).astype(np.float32), visibility=visibility & finite)
+    finite = np.isfinite(points).all(axis=2, keepdims=True)
+    return Tracks(points=np.where(finite, points, 0).astype(np.float32), visibility=visibility & finite.squeeze(2))
 
 
-PIXEL_CENTRE = 0.5
-
-
-def sample_depth(depth: Float[ndarray, "h w"], points: Float[ndarray, "n 2"]) -> Float[ndarray, " n"]:
+def sample_depth(depth: Shaped[ndarray, "h w"], points: Float[ndarray, "n 2"]) -> Float[ndarray, " n"]:
     """The depth at the pixels that hold `points` (x, y); those outside take the nearest pixel's."""
     height, width = depth.shape
     column = np.clip(np.floor(points[:, 0]), 0, width - 1).astype(int)
@@ -221,7 +193,8 @@ def sample_depth(depth: Float[ndarray, "h w"], points: Float[ndarray, "n 2"]) ->
     return depth[row, column].astype(np.float32)
 
 
-def _inside(points: Float[ndarray, "*t n 2"], height: int, width: int) -> Bool[ndarray, "*t n"]:
+def inside(points: Float[ndarray, "*t n 2"], height: int, width: int) -> Bool[ndarray, "*t n"]:
+    """Which points (x, y) lie in the frame."""
     x, y = points[..., 0], points[..., 1]
     return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 

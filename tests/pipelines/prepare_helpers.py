@@ -39,8 +39,9 @@ def moving(count: int, seed: int, height: int = 32, width: int = 48) -> np.ndarr
 
 
 def depth_of(count: int, seed: int, height: int = 32, width: int = 48) -> np.ndarray:
-    """Metric depth to go with them, float32 (count, height, width), 1..3."""
-    return (1 + moving(count, seed + 100, height, width)[..., 0] / 127.5).astype(np.float32)
+    """Metric depth to go with them, float32 (count, height, width), that grows from frame to frame."""
+    grows = 1 + np.arange(count)[:, None, None] / 20
+    return ((1 + moving(count, seed + 100, height, width)[..., 0] / 127.5) * grows).astype(np.float32)
 
 
 def write_clip(folder: Path, name: str, count: int, seed: int) -> dict[str, Any]:

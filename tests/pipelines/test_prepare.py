@@ -127,7 +127,7 @@ class TestOutputs:
 
     def test_huggingface_datasets(self, prepared: Path, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
-        for table in ("videos", "segments", "stats", "errors"):
+        for table in ("videos", "segments", "stats"):
             read = datasets.load_dataset(
                 "parquet", data_files=str(prepared / f"{table}.parquet"), cache_dir=str(tmp_path)
             )
@@ -446,7 +446,7 @@ def test_segment_scope(source: str, tmp_path: Path) -> None:
     for segment in segments:
         row = rows[segment["video_id"], segment["segment"]]
         assert (segment["low"], segment["high"]) == (row["p5"], row["p95"])
-    assert len({segment["low"] for segment in segments}) > 1
+    assert len({segment["low"] for segment in segments}) > 2
     name = f"{segments[0]['video_id']}/segment_00000"
     assert read_histogram(LocalStorage(tmp_path), name).count == SEGMENT_LENGTH * 32 * 48
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from longvie.controls.render import uniform_grid
+from longvie.controls.render import default_grid, uniform_grid
 from longvie.media import Video, probe_video
 from longvie.mesh import SceneError, load_scene
 from pipelines.cli import main
@@ -67,7 +67,7 @@ def test_depth_and_tracks_are_the_scenes_own(scene: str, whole: Path) -> None:
         assert depth.dtype == np.float16
         np.testing.assert_array_equal(depth, truth.render(k / FPS, HEIGHT, WIDTH).depth.astype(np.float16))
     for index, start, count in ((0, 0, 5), (1, 4, 5), (2, 8, 4)):
-        expected = truth.tracks((start + np.arange(count)) / FPS, uniform_grid(HEIGHT, WIDTH, 5, 8), HEIGHT, WIDTH)
+        expected = truth.tracks((start + np.arange(count)) / FPS, default_grid(HEIGHT, WIDTH), HEIGHT, WIDTH)
         with np.load(whole / f"source/tracks/{index:05d}.npz") as tracks:
             np.testing.assert_array_equal(tracks["tracks"], expected.positions)
             np.testing.assert_array_equal(tracks["visibility"], expected.visibility)
@@ -89,6 +89,12 @@ def test_it_comes_out_as_any_prepared_video(whole: Path) -> None:
     sparse = Video(whole / row["sparse"][0]).read([0])[0]
     assert (sparse > 0).any()
     assert video["video_id"] == row["video_id"]
+
+
+def test_a_grid_of_ones_own(scene: str, tmp_path: Path) -> None:
+    run(scene, tmp_path, num_frames=3, grid="2x3")
+    with np.load(tmp_path / "source/tracks/00000.npz") as tracks:
+        np.testing.assert_allclose(tracks["tracks"][0], uniform_grid(HEIGHT, WIDTH, 2, 3), atol=1e-3)
 
 
 def test_again_makes_nothing(scene: str, whole: Path, tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_any_rate_gives_every_frame_once(scene: str, tmp_path: Path, fps: float)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_frames": 0}, "--num-frames is 0"),
+        ({"num_frames": 1}, "--num-frames is 1"),
         ({"num_frames": MAX_FRAMES + 1}, "--num-frames"),
         ({"num_frames": 3, "seconds": 1.0}, "exclude each other"),
         ({"seconds": 1e12}, "--seconds"),
