@@ -75,26 +75,27 @@ class SuppliedDepth:
 def fit_depth(depth: Float[ndarray, "h w"], height: int, width: int, fit: Fit = "crop") -> Float[ndarray, "h2 w2"]:
     """Bring a depth map to height x width with the geometry of `fit_frames`.
 
-    Shrinking averages areas, unless a value is not finite; growing repeats the nearest value: neither invents depth
-    beyond what is there. Where `pad` adds a border, depth is NaN, which no statistic counts.
+    A side that shrinks is averaged over areas (or, if a value is not finite, takes the nearest), one that grows repeats
+    the nearest value: neither invents depth beyond what is there. Where `pad` leaves a border depth is NaN, which no
+    statistic counts.
     """
     source_height, source_width = depth.shape
     ratios = (height / source_height, width / source_width)
     if fit == "stretch":
-        size = (height, width)
+        inner = (height, width)
     else:
         ratio = max(ratios) if fit == "crop" else min(ratios)
-        size = (max(1, round(source_height * ratio)), max(1, round(source_width * ratio)))
-    if size != depth.shape:
-        shrinks = size[0] <= source_height and size[1] <= source_width and np.isfinite(depth).all()
-        depth = cv2.resize(depth, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST_EXACT)
-    for axis, (have, want) in enumerate(zip(size, (height, width), strict=True)):
-        if have < want:
-            border = [(0, 0), (0, 0)]
-            border[axis] = ((want - have) // 2, (want - have + 1) // 2)
-            depth = np.pad(depth, border, constant_values=np.nan)
-    top, left = round(max(0, size[0] - height) / 2), round(max(0, size[1] - width) / 2)
-    return np.ascontiguousarray(depth[top : top + height, left : left + width], np.float32)
+        inner = (max(1, round(source_height * ratio)), max(1, round(source_width * ratio)))
+    smaller = (min(inner[0], source_height), min(inner[1], source_width))
+    if smaller != depth.shape and np.isfinite(depth).all():
+        depth = cv2.resize(depth, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if inner != depth.shape:
+        depth = cv2.resize(depth, inner[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    top, left = (inner[0] - height) // 2, (inner[1] - width) // 2
+    fitted = np.full((height, width), np.nan, np.float32)
+    place = fitted[max(0, -top) : max(0, -top) + inner[0], max(0, -left) : max(0, -left) + inner[1]]
+    place[...] = depth[max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
+    return fitted
 
 
 _ReadOne = Callable[[int], Float[ndarray, "h w"]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -51,7 +51,7 @@ def open_video(uri: str | Path, path: str) -> Iterator[tuple[InputContainer, Vid
         yield container, streams[0]
 
 
-def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decoded(uri: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Frames from where the container stands.
 
     Damage raises, except before the first frame: a stream that was cut anywhere begins with what cannot be decoded.
@@ -59,7 +59,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
     begun = False
     for packet in container.demux(stream):
         if packet.is_corrupt and begun:
-            raise InvalidDataError(0, "the file breaks off or is damaged")
+            raise VideoError(f"{uri} breaks off, or is damaged: a packet is not whole")
         try:
             frames = packet.decode()
         except FFmpegError:
@@ -69,7 +69,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         for frame in frames:
             if frame.is_corrupt:
                 if begun:
-                    raise InvalidDataError(0, "a frame is damaged")
+                    raise VideoError(f"{uri} is damaged: a frame cannot be decoded whole")
                 continue
             begun = True
             yield frame

@@ -24,13 +24,12 @@ from longvie.media.container import av_errors, decoded, open_video
 from longvie.media.files import VideoError, local_path
 
 # decord serves videos that are small as a whole (a segment's control at 640x352 takes 55 MB), for it decodes ahead
-# without bound, and whose only key frame is the first, for after seeking it miscounts open GOPs (x265's default) and
-# intra refresh. PyAV serves the rest.
+# without bound; whose only key frame is the first, for after seeking it miscounts open GOPs (x265's default) and intra
+# refresh; and of 8 bits and even sides, for the colours of others come out another way than PyAV's, which serves them.
 DECORD_BYTES = 128_000_000
 MAX_SECONDS = 48 * 3600  # beyond it the file's times are wrong
 TRUNCATED_BEYOND = 0.25  # seconds that a file may be shorter than its header says
 VARIABLE_BEYOND = 0.002  # seconds between the longest and the shortest frame; Matroska rounds times to 0.001
-RATE_TOLERANCE = 0.001  # relative: so near, the stream's rate is the exact one and the times were rounded
 
 _INDEXED_CONTAINERS = {"mov", "matroska"}
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1"}  # unlike VP8, whose hidden frames are packets
@@ -62,6 +61,7 @@ class VideoIndex:
         ticks: presentation time of each frame in the stream's time base; None where the file has no usable times, so
             that frames can only be counted.
         keys: numbers of the frames that decoding may start with.
+        indexed: whether times and keys are the container's own; else a decoder found them on its way from the start.
     """
 
     path: str
@@ -69,6 +69,7 @@ class VideoIndex:
     times: Float[ndarray, " n"]
     ticks: Int[ndarray, " n"] | None
     keys: Int[ndarray, " m"]
+    indexed: bool
 
 
 class _Entry(NamedTuple):
@@ -89,7 +90,7 @@ def index_video(uri: str | Path) -> VideoIndex:
     path = local_path(uri)
     with av_errors(uri):
         with open_video(uri, path) as (container, stream):
-            first = next(decoded(container, stream), None)
+            first = next(decoded(uri, container, stream), None)
             formats = set(container.format.name.split(","))
             codec = stream.codec_context.codec.canonical_name
             has_audio = bool(container.streams.audio)
@@ -103,30 +104,36 @@ def index_video(uri: str | Path) -> VideoIndex:
         indexed = bool(entries) and first.pts is not None and first.pts == entries[0].time
         if not indexed:
             with open_video(uri, path) as (container, stream):
-                entries = [_Entry(f.pts, f.duration or 0, f.key_frame) for f in decoded(container, stream)]
+                entries = [_Entry(f.pts, f.duration or 0, f.key_frame) for f in decoded(uri, container, stream)]
                 rate, tick = _rate(stream), float(stream.time_base or 0)
     ticks, times, duration = _times(uri, entries, rate, tick)
     keys = np.flatnonzero([entry.key for entry in entries])
     gaps = np.diff(times)
     variable = bool(len(gaps)) and float(gaps.max() - gaps.min()) > VARIABLE_BEYOND
-    fps = len(entries) / duration
     rotation = first.rotation % 360
     height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
-    suits_decord = indexed and len(entries) * height * width * 3 <= DECORD_BYTES and list(keys) == [0]
+    bit_depth = first.format.components[0].bits
+    suits_decord = (
+        indexed
+        and len(entries) * height * width * 3 <= DECORD_BYTES
+        and list(keys) == [0]
+        and bit_depth == 8
+        and height % 2 == width % 2 == 0
+    )
     info = VideoInfo(
         num_frames=len(entries),
         height=height,
         width=width,
-        fps=rate if not variable and rate and abs(fps / rate - 1) < RATE_TOLERANCE else fps,
+        fps=len(entries) / duration,
         duration=duration,
         variable=variable,
         codec=codec,
         rotation=rotation,
-        bit_depth=first.format.components[0].bits,
+        bit_depth=bit_depth,
         has_audio=has_audio,
         decoder="decord" if suits_decord and open_decord(path, len(entries)) is not None else "pyav",
     )
-    return VideoIndex(path=path, info=info, times=times, ticks=ticks, keys=keys)
+    return VideoIndex(path=path, info=info, times=times, ticks=ticks, keys=keys, indexed=indexed)
 
 
 def open_decord(path: str, num_frames: int) -> Any | None:
@@ -174,6 +181,8 @@ def _times(
         times = (ticks - ticks[0]) * tick
         usual = float(np.median(np.diff(times))) if len(times) > 1 else (1 / rate if rate else 0.0)
         duration = float(times[-1]) + (entries[-1].duration * tick or usual)
+        if rate and np.abs(times - np.arange(len(times)) / rate).max() <= tick:  # a constant rate, rounded to ticks
+            times, duration = np.arange(len(times)) / rate, len(times) / rate
     elif rate:
         ticks, times, duration = None, np.arange(len(entries)) / rate, len(entries) / rate
     else:

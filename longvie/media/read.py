@@ -118,13 +118,16 @@ class _Stream:
         with open_video(self._uri, self._index.path) as (container, stream):
             if key and ticks is not None:
                 container.seek(int(ticks[key]), stream=stream)
-            for count, frame in enumerate(decoded(container, stream)):
+            for count, frame in enumerate(decoded(self._uri, container, stream)):
                 if ticks is None:
                     yield count, frame
                     continue
                 at = int(np.searchsorted(ticks, frame.pts if frame.pts is not None else -1))
                 if at >= len(ticks) or ticks[at] != frame.pts:
                     raise VideoError(f"{self._uri} is damaged: it has a frame at a time that its index does not name")
+                if at == key and not (self._index.indexed or frame.key_frame):
+                    # Of streams with few timestamps (MPEG-PS) decoders guess the others, after seeking differently.
+                    raise VideoError(f"{self._uri} is damaged: frame {key} is no key frame")
                 if at >= key:
                     yield at, frame
 

@@ -16,8 +16,7 @@ from longvie.media.fit import fit_frames
 from longvie.media.index import VideoInfo, probe_video
 from longvie.media.read import Video
 
-# Matroska and WebM round times to a millisecond, so a frame may be written down up to half of one too late.
-TIME_TOLERANCE = 0.000_5 + 1e-6  # seconds
+TIME_TOLERANCE = 1e-6  # seconds; far below any frame's, far above the rounding of k/fps
 
 
 def num_resampled(video: str | Path | VideoInfo, fps: float) -> int:

@@ -34,7 +34,7 @@ def number_of(frame: np.ndarray) -> int:
     return int(((bars > (DARK + BRIGHT) / 2) << np.arange(BITS)).sum())
 
 
-def numbers_of(batches: Iterable[np.ndarray]) -> list[int]:
+def numbers_of(batches: Iterable[Iterable[np.ndarray]]) -> list[int]:
     return [number_of(frame) for batch in batches for frame in batch]
 
 
