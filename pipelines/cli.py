@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.prepare_cli import prepare
+from pipelines.render_cli import render
 
 app = typer.Typer(
     name="longvie",
@@ -112,6 +113,7 @@ def generate(
 
 
 app.command()(prepare)
+app.command()(render)
 
 
 @app.command()
@@ -223,14 +225,16 @@ def _exit_code(error: Exception) -> int | None:
     from longvie.controls.depth import DepthError
     from longvie.controls.tracks import TrackError
     from longvie.media import VideoError
+    from longvie.mesh import SceneError
     from longvie.models.checkpoints import CheckpointError
     from pipelines.captions import CaptionError
     from pipelines.errors import UserError
+    from pipelines.render import RenderError
     from pipelines.unit_worker import StorageError
 
-    if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError)):
+    if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError, SceneError)):
         return 2
-    return 1 if isinstance(error, (StorageError, CaptionError)) else None
+    return 1 if isinstance(error, (StorageError, CaptionError, RenderError)) else None
 
 
 def _end(message: str, code: int = 2) -> None:
