@@ -17,12 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from safetensors.torch import load
-from torch import nn
 
 from longvie.models.depth_network import STRIDE, DepthNetwork
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "depth" / "weights.safetensors"
-AREA = 128 * 224  # pixels the network sees: the largest size it was trained at
+AREA = 96 * 160  # pixels the network sees: what its last steps were trained at
 MIN_SIDE = 4 * STRIDE
 
 
@@ -78,8 +77,5 @@ def load_network(data: bytes) -> DepthNetwork:
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({name: value.float() for name, value in load(data).items()} | counters)
     network.eval().requires_grad_(False)
-    for module in list(network.modules()):
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = nn.utils.fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
+    network.fold()
     return network.to(memory_format=torch.channels_last)

@@ -22,6 +22,13 @@ class _Convolution(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
 
+    def fold(self) -> None:
+        """Make one convolution of both, as evaluation allows."""
+        convolution, norm = self
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        self[0], self[1] = nn.utils.fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
 
 class _Residual(nn.Module):
     """He et al. 2016, the basic block."""
@@ -86,6 +93,12 @@ class DepthNetwork(nn.Module):
         self.to_eighth, self.to_quarter = _Merge(sixteenth, eighth), _Merge(eighth, quarter)
         self.to_half = _Merge(quarter, half)
         self.head = nn.Conv2d(half, 1, 3, padding=1)
+
+    def fold(self) -> None:
+        """Fold all batch normalisations into their convolutions: the same function, faster; for evaluation only."""
+        for module in list(self.modules()):
+            if isinstance(module, _Convolution):
+                module.fold()
 
     def forward(self, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b hh ww"]:
         """Disparity (large is near, about 0 in the sky, about 1 on what is nearest), (b, h/2, w/2).

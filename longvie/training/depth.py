@@ -11,6 +11,7 @@ import copy
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,31 @@ LOG_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of the run, up to step `until`."""
+
+    until: int
+    sizes: tuple[tuple[int, int], ...]  # height and width; one a step, at random
+    learning_rate: float  # peak, of AdamW
+    gradient_weight: float  # of edges in the loss
+    strength: float  # of the photometric augmentation
+    max_shards: int  # the most scenes it draws from, in shards of 64
+
+
+# Small frames cost little. The first phase has MiDaS's weight on edges and a strong augmentation, and hardly learned
+# more than a vertical gradient; the others are milder. Each round ends at the size of use.
+_SMALL, _LARGE = ((64, 96), (64, 112), (80, 112)), ((96, 128), (96, 160), (112, 192))
+PHASES = (
+    Phase(until=900, sizes=_SMALL, learning_rate=2e-3, gradient_weight=0.5, strength=1.0, max_shards=26),
+    Phase(until=1800, sizes=_SMALL, learning_rate=1e-3, gradient_weight=0.1, strength=0.5, max_shards=26),
+    Phase(until=2250, sizes=_LARGE, learning_rate=1e-3, gradient_weight=0.2, strength=0.5, max_shards=26),
+    Phase(until=4500, sizes=_SMALL, learning_rate=2e-3, gradient_weight=0.1, strength=0.5, max_shards=26),
+    Phase(until=4800, sizes=_LARGE, learning_rate=2e-3, gradient_weight=0.2, strength=0.5, max_shards=26),
+)
+ROUNDS = (2250, 4800)  # in each the rate warms up and falls to zero (SGDR, Loshchilov and Hutter 2017)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DepthRecipe:
     """All numbers of a run; saved beside the weights."""
 
@@ -38,21 +64,26 @@ class DepthRecipe:
     world: DepthWorld = field(default_factory=DepthWorld)
     first_shards: int = 17  # of 64 scenes, rendered before the first step
     steps_a_shard: int = 120  # another joins the pool every so many steps
-    max_shards: int = 40
-    small_sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112))  # of the first steps, which cost little
-    small_steps: int = 1200
-    sizes: tuple[tuple[int, int], ...] = ((112, 144), (112, 192), (128, 224))  # of the others; one a step, at random
+    phases: tuple[Phase, ...] = PHASES
+    rounds: tuple[int, ...] = ROUNDS
     num_clips: int = 6  # a step
-    num_steps: int = 1600
-    learning_rate: float = 2e-3  # AdamW; ours
     weight_decay: float = 0.02
     average_decay: float = 0.995  # of the averaged weights, which are exported
 
-    def sizes_at(self, step: int) -> tuple[tuple[int, int], ...]:
-        return self.small_sizes if step < self.small_steps else self.sizes
+    @property
+    def num_steps(self) -> int:
+        return self.phases[-1].until
+
+    def phase_at(self, step: int) -> Phase:
+        return next(phase for phase in self.phases if step < phase.until)
+
+    def rate_at(self, step: int) -> float:
+        """The share of the phase's peak rate."""
+        start, end = next(pair for pair in pairwise((0, *self.rounds)) if step < pair[1])
+        return rate_at(step - start, end - start)
 
     def shards_at(self, step: int) -> int:
-        return min(self.max_shards, self.first_shards + step // self.steps_a_shard)
+        return min(self.phase_at(step).max_shards, self.first_shards + step // self.steps_a_shard)
 
 
 def train(out: Path, recipe: DepthRecipe, shards: DepthShards) -> DepthNetwork:
@@ -63,22 +94,21 @@ def train(out: Path, recipe: DepthRecipe, shards: DepthShards) -> DepthNetwork:
     torch.manual_seed(recipe.seed)
     network = DepthNetwork().to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     path = out / "checkpoint.safetensors"
     first = _load_checkpoint(path, network, average, optimizer)
     losses, started = [], time.time()
     for step in range(first, recipe.num_steps):
         shards.resize(recipe.shards_at(step))
-        batch = sample_batch(shards, recipe.sizes_at(step), recipe.num_clips, recipe.seed, step)
-        loss = batch_loss(network, *batch)
+        phase = recipe.phase_at(step)
+        batch = sample_batch(shards, phase.sizes, phase.strength, recipe.num_clips, recipe.seed, step)
+        loss = batch_loss(network, *batch, phase.gradient_weight)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; the checkpoint before it is kept: {path}")
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_at(step, recipe.num_steps)
+            group["lr"] = phase.learning_rate * recipe.rate_at(step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _update_average(average, network, min(recipe.average_decay, (step + 1) / (step + 10)))
@@ -95,10 +125,13 @@ def train(out: Path, recipe: DepthRecipe, shards: DepthShards) -> DepthNetwork:
 
 
 def batch_loss(
-    network: DepthNetwork, frames: UInt8[ndarray, "b v h w 3"], disparity: Float[ndarray, "b v hh ww"]
+    network: DepthNetwork,
+    frames: UInt8[ndarray, "b v h w 3"],
+    disparity: Float[ndarray, "b v hh ww"],
+    gradient_weight: float,
 ) -> Float[Tensor, ""]:
     pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).flatten(0, 1).float() / 255
-    return depth_loss(network(pixels).unflatten(0, frames.shape[:2]), torch.from_numpy(disparity))
+    return depth_loss(network(pixels).unflatten(0, frames.shape[:2]), torch.from_numpy(disparity), gradient_weight)
 
 
 def export(folder: Path, network: DepthNetwork, recipe: DepthRecipe) -> None:
@@ -156,13 +189,11 @@ def _load_checkpoint(path: Path, network: nn.Module, average: nn.Module, optimiz
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=DepthRecipe.num_steps)
-    parser.add_argument("--small-steps", type=int, default=DepthRecipe.small_steps)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    recipe = DepthRecipe(num_steps=arguments.steps, small_steps=arguments.small_steps)
+    recipe = DepthRecipe()
     average = train(arguments.out, recipe, DepthShards(arguments.out / "scenes", recipe.world))
     export(arguments.out / "model", average, recipe)
 

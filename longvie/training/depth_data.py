@@ -76,19 +76,20 @@ class DepthShards:
 
 
 def sample_batch(
-    shards: DepthShards, sizes: tuple[tuple[int, int], ...], num_clips: int, seed: int, step: int
+    shards: DepthShards, sizes: tuple[tuple[int, int], ...], strength: float, num_clips: int, seed: int, step: int
 ) -> tuple[UInt8[ndarray, "b v h w 3"], Float[ndarray, "b v h/2 w/2"]]:
     """Augmented clips of one random size, and their disparity (float32, half the size)."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, step, SAMPLE_STREAM]))
     height, width = sizes[rng.integers(len(sizes))]
-    clips = [augment(*shards[int(scene)], height, width, rng) for scene in rng.integers(len(shards), size=num_clips)]
+    scenes = rng.integers(len(shards), size=num_clips)
+    clips = [augment(*shards[int(scene)], height, width, strength, rng) for scene in scenes]
     frames, disparity = zip(*clips, strict=True)
     return np.stack(frames), np.stack(disparity)
 
 
 def augment(
     frames: UInt8[ndarray, "v h w 3"], disparity: Float[ndarray, "v h w"], height: int, width: int,
-    rng: np.random.Generator,
+    strength: float, rng: np.random.Generator,
 ) -> tuple[UInt8[ndarray, "v height width 3"], Float[ndarray, "v height/2 width/2"]]:  # fmt: skip
     """One crop and flip for all views, then one look and each view's own noise; disparity at half the size."""
     full_height, full_width = frames.shape[1:3]
@@ -97,7 +98,7 @@ def augment(
     y, x = rng.integers(full_height - crop_height + 1), rng.integers(full_width - crop_width + 1)
     window = (slice(y, y + crop_height), slice(x, x + crop_width))
     mirrored = rng.random() < 0.5
-    look = Look.draw(rng)
+    look = Look.draw(rng, strength)
     images, targets = [], []
     for frame, target in zip(frames, disparity, strict=True):
         image, near = np.ascontiguousarray(frame[window]), np.ascontiguousarray(target[window].astype(np.float32))
@@ -124,7 +125,8 @@ class Look:
     quality: int | None  # JPEG
 
     @staticmethod
-    def draw(rng: np.random.Generator) -> Look:
+    def draw(rng: np.random.Generator, strength: float) -> Look:
+        """A random look; `strength` from 0 to 1 scales brightness, contrast, blur, noise and compression."""
         mix = np.eye(3) + rng.normal(0, 0.07, (3, 3))
         grey = np.full((3, 3), 1 / 3)
         saturation = 0.0 if rng.random() < 0.12 else rng.uniform(0.3, 1.6)
@@ -132,14 +134,14 @@ class Look:
         if saturation == 0:
             mix = np.broadcast_to(rng.dirichlet([2, 4, 1]), (3, 3))  # some sensor's grey
         return Look(
-            gain=float(np.exp(rng.normal(0, 0.25))),
-            contrast=float(np.exp(rng.normal(0.1, 0.3))),
-            gamma=float(np.exp(rng.normal(0, 0.25))),
+            gain=float(np.exp(strength * rng.normal(0, 0.25))),
+            contrast=float(np.exp(strength * rng.normal(0.1, 0.3))),
+            gamma=float(np.exp(strength * rng.normal(0, 0.25))),
             mix=mix.astype(np.float32),
             vignette=float(rng.uniform(0, 0.5) * (rng.random() < 0.3)),
-            blur=float(rng.uniform(0.3, 1.6) * (rng.random() < 0.35)),
-            noise=float(rng.exponential(5) * (rng.random() < 0.5)),
-            quality=int(rng.integers(15, 95)) if rng.random() < 0.4 else None,
+            blur=float(strength * rng.uniform(0.3, 1.6) * (rng.random() < 0.35)),
+            noise=float(strength * rng.exponential(5) * (rng.random() < 0.5)),
+            quality=round(100 - strength * (100 - rng.integers(15, 95))) if rng.random() < 0.4 else None,
         )
 
     def develop(self, image: UInt8[ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[ndarray, "h w 3"]:
@@ -158,5 +160,5 @@ class Look:
         done = (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
         if self.quality is not None:
             encoded = cv2.imencode(".jpg", done, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
-            done = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            done = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
         return done

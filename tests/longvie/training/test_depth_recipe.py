@@ -17,9 +17,12 @@ from longvie.training.depth_metrics import depth_errors
 from longvie.training.depth_scenes import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, make_scene, render_views
 
 WORLD = DepthWorld(height=48, width=72)
-RECIPE = depth.DepthRecipe(
-    world=WORLD, first_shards=1, steps_a_shard=2, max_shards=2, sizes=((32, 48), (48, 64)), num_clips=2, num_steps=4
+SIZES = ((32, 48), (48, 64))
+PHASES = (
+    depth.Phase(until=2, sizes=SIZES[:1], learning_rate=1e-3, gradient_weight=0.5, strength=1.0, max_shards=1),
+    depth.Phase(until=4, sizes=SIZES, learning_rate=5e-4, gradient_weight=0.1, strength=0.5, max_shards=2),
 )
+RECIPE = depth.DepthRecipe(world=WORLD, first_shards=1, steps_a_shard=2, phases=PHASES, rounds=(3, 4), num_clips=2)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +77,26 @@ def test_depth_is_along_the_optical_axis() -> None:
     assert np.mean(agree) > 0.85
 
 
+def test_phases_follow_each_other() -> None:
+    recipe = depth.DepthRecipe()
+    ends = [phase.until for phase in recipe.phases]
+    assert ends == sorted(ends)
+    assert recipe.phase_at(0) is recipe.phases[0]
+    assert recipe.phase_at(ends[0] - 1) is recipe.phases[0]
+    assert recipe.phase_at(ends[0]) is recipe.phases[1]
+    assert recipe.rounds[-1] == recipe.num_steps == ends[-1]
+    assert recipe.rate_at(recipe.rounds[0] - 1) < 0.01, "the rate falls to zero at the end of a round"
+    assert recipe.rate_at(recipe.rounds[0]) < recipe.rate_at(recipe.rounds[0] + 100) == 1
+
+
 def test_layouts_share_out_everything() -> None:
     assert sum(share for _, share in LAYOUTS) == pytest.approx(1)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(shards: DepthShards) -> None:
     shards.resize(2)
-    first, again = (sample_batch(shards, RECIPE.sizes, 3, seed=1, step=5) for _ in range(2))
-    other = sample_batch(shards, RECIPE.sizes, 3, seed=1, step=6)
+    first, again = (sample_batch(shards, SIZES, 1.0, 3, seed=1, step=5) for _ in range(2))
+    other = sample_batch(shards, SIZES, 1.0, 3, seed=1, step=6)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[0].shape != other[0].shape or not np.array_equal(first[0], other[0])
     frames, disparity = first
@@ -94,25 +109,29 @@ def test_a_batch_depends_on_seed_and_step_alone(shards: DepthShards) -> None:
 def test_the_loss_ignores_scale_and_shift_but_for_the_anchor() -> None:
     generator = torch.Generator().manual_seed(0)
     disparity = torch.rand(3, 2, 16, 24, generator=generator)
+
+    def loss(predicted: torch.Tensor) -> float:
+        return depth_loss(predicted, disparity, gradient_weight=0.5).item()
+
     anchored = disparity / disparity.flatten(1).quantile(0.95, dim=1)[:, None, None, None]
-    assert depth_loss(anchored, disparity).item() == pytest.approx(0, abs=1e-4)
+    assert loss(anchored) == pytest.approx(0, abs=1e-4)
     wrong = torch.rand(3, 2, 16, 24, generator=generator)
-    drifted, shift = depth_loss(3 * anchored + 1, disparity).item(), (2 * anchored + 1).mean().item()
+    drifted, shift = loss(3 * anchored + 1), (2 * anchored + 1).mean().item()
     assert drifted == pytest.approx(0.3 * shift, rel=1e-3)
-    assert depth_loss(wrong, disparity).item() > 0.5
+    assert loss(wrong) > 0.5
 
 
 def test_the_loss_asks_for_one_scale_a_clip() -> None:
     """Views that are each right up to their own scale are wrong together."""
     disparity = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(0))
     each = disparity * torch.tensor([1.0, 2.0])[None, :, None, None]
-    assert depth_loss(each, disparity).item() > depth_loss(disparity, disparity).item() + 0.1
+    assert depth_loss(each, disparity, 0.5).item() > depth_loss(disparity, disparity, 0.5).item() + 0.1
 
 
 def test_flat_and_empty_views_have_a_finite_gradient() -> None:
     for flat in (torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8)):
         predicted = torch.zeros(1, 2, 8, 8, requires_grad=True)
-        depth_loss(predicted, flat).backward()
+        depth_loss(predicted, flat, 0.5).backward()
         assert predicted.grad is not None
         assert torch.isfinite(predicted.grad).all()
 
@@ -157,8 +176,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
     monkeypatch.setattr(depth, "CHECKPOINT_EVERY", 1)
     original = depth.batch_loss
 
-    def spoiled(network: torch.nn.Module, *batch: np.ndarray) -> torch.Tensor:
-        loss = original(network, *batch)  # type: ignore[arg-type]
+    def spoiled(*arguments: object) -> torch.Tensor:
+        loss = original(*arguments)  # type: ignore[arg-type]
         return loss * float("nan") if (tmp_path / "checkpoint.safetensors").exists() else loss
 
     monkeypatch.setattr(depth, "batch_loss", spoiled)
