@@ -15,7 +15,9 @@ from longvie.sampling import start_latents
 # ignored; with this it was used within minutes.
 SIGMA_FLOOR = 0.4
 SIGMA_LOGIT_MEAN, SIGMA_LOGIT_STD = 1.2, 1.2
-PURE_NOISE_SHARE = 0.5  # of the draws lie at sigma = 1, where every segment starts
+PURE_NOISE_SHARE = (
+    0.85  # of the draws lie at sigma = 1, where every segment starts: with one step there is nothing else
+)
 
 Latents = Float[Tensor, "b z f h w"]
 

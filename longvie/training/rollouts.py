@@ -1,4 +1,4 @@
-"""What the model makes of videos of the training set: to learn from its own first frames, and to refine its latents.
+"""What the model makes of the training set: its own first frames to learn from, and latents to refine.
 
 It follows the loop over segments as the pipeline does, many videos at once; it knows latents, no files.
 """
@@ -6,9 +6,9 @@ It follows the loop over segments as the pipeline does, many videos at once; it 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,25 +22,35 @@ from longvie.training.text import encode_text
 SHIFT = 5.0  # released code
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rollouts:
-    """What became of the first n segments of the training set, float16: their latents, and what they started from."""
-
-    made: Float[Tensor, "n z f h w"]
-    own: OwnFrames
-
-
 @torch.no_grad()
 def roll_out(
     model: TinyModel, vae: BlockVAE, data: Latents, num_videos: int, num_steps: int, seed: int, batch: int = 8
-) -> Rollouts:
-    """Make the first `num_videos` videos of the set from their controls, `batch` at a time."""
+) -> tuple[Float[Tensor, "n z f h w"], OwnFrames]:
+    """Make the first `num_videos` videos of the set from their controls, `batch` at a time; all float16.
+
+    Returns the latents of their segments, and what each started from: the truth, then what the model had made.
+    """
     parts = [
         _roll_out(model, vae, data, torch.arange(start, min(start + batch, num_videos)), num_steps, seed)
         for start in range(0, num_videos, batch)
     ]
     made, first, history = (torch.cat([part[name] for part in parts]) for name in ("made", "first", "history"))
-    return Rollouts(made=made, own=OwnFrames(first=first, history=history))
+    return made, OwnFrames(first=first, history=history)
+
+
+@torch.no_grad()
+def make_segments(
+    model: TinyModel, data: Latents, num_videos: int, num_steps: int, seed: int, batch: int = 8
+) -> Float[Tensor, "n z f h w"]:
+    """Latents, float16, of all segments of the first `num_videos` videos, each made from the true frames before it."""
+    made, shape = [], (1, *data.video.shape[1:])
+    for index in range(data.num_segments):
+        for start in range(0, num_videos, batch):
+            rows = torch.arange(start, min(start + batch, num_videos)) * data.num_segments + index
+            noise = torch.cat([unified_noise(shape, seed + int(row)) for row in rows])
+            history = data.history[rows].float() if index else None
+            made.append(_sample(model, data, rows, noise, data.video[rows, :, :1].float(), history, num_steps).half())
+    return rearrange(torch.cat(made), "(s v) z f h w -> (v s) z f h w", v=num_videos)
 
 
 def _roll_out(

@@ -29,7 +29,7 @@ from longvie.pipeline import LongViePipeline
 from longvie.scenes import TRAIN_SEEDS
 from longvie.training.latents import World, clips, encode_scenes, fit_linear
 from longvie.training.optimizer import Optimizers, rate_at
-from longvie.training.rollouts import roll_out
+from longvie.training.rollouts import make_segments, roll_out
 from longvie.training.step import Latents, OwnFrames, StepConfig, TinyModel, batch_loss, update_average
 from longvie.training.text import MAX_TOKENS, tiny_text_encoder, tokenize, train_tokenizer
 from longvie.training.vae import train_refiner
@@ -58,8 +58,8 @@ class TinyRecipe:
     num_scenes: int = 1000
     num_steps: int = 1600
     own_frames_from: int = 600  # the step from which the model also learns from frames it made then
-    num_rollouts: int = 64  # videos made for that, and as many for the refiner
-    num_inference_steps: int = 2
+    num_rollouts: int = 64  # videos made for that, and segments of as many for the refiner
+    num_inference_steps: int = 1
     num_refiner_steps: int = 400
     step: StepConfig = field(default_factory=StepConfig)
 
@@ -161,7 +161,7 @@ def own_frames(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE,
     """First frames and histories from rollouts of the averaged model; made once, when their step is reached."""
     path = out / "own_frames.safetensors"
     if not path.exists():
-        own = roll_out(average, vae, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed).own
+        _, own = roll_out(average, vae, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
         save_file({"first": own.first, "history": own.history}, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
     return OwnFrames(**load_file(path))
@@ -212,7 +212,11 @@ def export(
         max_sequence_length=MAX_TOKENS,
     )  # fmt: skip
     pipe.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    for path in out.glob("*/config.json"):  # where parts were loaded from means nothing elsewhere
+        kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
+    start = None if recipe.start is None else Path(recipe.start).name
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"start": start}, indent=1) + "\n")
     return pipe
 
 
@@ -221,8 +225,8 @@ def refiner_stage(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockV
     if not (out / "vae-refined" / "config.json").exists():
         path, world = out / "made.safetensors", recipe.world
         if not path.exists():
-            rollouts = roll_out(average, vae, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
-            save_file({"made": rollouts.made}, path.with_suffix(".partial"))
+            made = make_segments(average, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
+            save_file({"made": made}, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
         video, _, _ = clips([world.scene(seed) for seed in TRAIN_SEEDS[: recipe.num_rollouts]], world)
         for step, loss in train_refiner(vae, video, load_file(path)["made"], recipe.num_refiner_steps, recipe.seed):

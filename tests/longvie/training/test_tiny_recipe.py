@@ -15,7 +15,7 @@ from longvie.models.block_vae import BlockVAE
 from longvie.models.loading import load_pipeline
 from longvie.training import tiny
 from longvie.training.latents import World, clips, encode_scene, fit_linear
-from longvie.training.rollouts import roll_out
+from longvie.training.rollouts import make_segments, roll_out
 from longvie.training.step import Latents, StepConfig, control_states, draw_rows
 from longvie.training.text import MAX_TOKENS, tokenize, train_tokenizer
 from longvie.training.vae import crops, refiner_loss, train_refiner
@@ -118,13 +118,15 @@ def test_rollouts_are_what_the_pipeline_makes() -> None:
     data = tiny.dataset(latents, [scene.caption] * 3, pipe.tokenizer, pipe.vae, 3)
     model = tiny.TinyModel(pipe.transformer, pipe.text_encoder)
     steps = pipe.config.num_inference_steps
-    rollouts = roll_out(model, pipe.vae, data, num_videos=1, num_steps=steps, seed=0, batch=1)
+    made, own = roll_out(model, pipe.vae, data, num_videos=1, num_steps=steps, seed=0)
+    assert torch.equal(make_segments(model, data, num_videos=1, num_steps=steps, seed=0)[0], made[0])
+    assert torch.equal(own.first[0], data.video[0, :, :1])
     config = GenerationConfig.for_pipeline(pipe.config, height=32, width=48)
     request = LongVideoRequest(
         first_frame=scene.frames[0], controls=scene, prompts=(scene.caption,), num_frames=49, seed=0, config=config
     )
-    for made, result in zip(rollouts.made, generate_long_video(pipe, request), strict=True):
-        decoded = conditioning.to_frames(conditioning.decode(pipe.vae, made[None].float()))
+    for latent, result in zip(made, generate_long_video(pipe, request), strict=True):
+        decoded = conditioning.to_frames(conditioning.decode(pipe.vae, latent[None].float()))
         expected = result.frames.float()
         assert (decoded[-len(expected) :].float() - expected).abs().mean() < 1.5  # float16 between segments
 
