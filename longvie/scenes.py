@@ -209,8 +209,9 @@ class Scene:
         floor_z = np.where(v > 1e-3, camera[1] / np.maximum(v, 1e-3), np.inf)
         row_depth = np.minimum(floor_z, wall_z).astype(np.float32)
         depth = np.broadcast_to(row_depth, (height, width)).copy()
-        on_floor = np.broadcast_to(floor_z < wall_z, (height, width))
-        pattern = self._pattern(t, camera, row_depth, u, v)
+        floor_rows = (floor_z < wall_z)[:, 0]
+        on_floor = np.broadcast_to(floor_rows[:, None], (height, width))
+        pattern = self._pattern(t, camera, row_depth, u, v, floor_rows)
         light = 0.5 if self.night else 1.0
         fog = np.clip(depth / (1.6 * self.wall), 0, 1)[..., None]
         base = np.where(on_floor[..., None], self.ground * light, self.sky * 0.8)
@@ -265,15 +266,16 @@ class Scene:
         depth[seen] = np.broadcast_to(near, depth.shape)[seen]
         surface[seen] = index
 
-    def _pattern(self, t: int, camera: ndarray, depth: ndarray, u: ndarray, v: ndarray) -> Float[ndarray, "h w"]:
+    def _pattern(
+        self, t: int, camera: ndarray, depth: ndarray, u: ndarray, v: ndarray, floor: Bool[ndarray, " h"]
+    ) -> Float[ndarray, "h w"]:
         """What lies on floor and wall, seen from the camera: about -1..1. `depth` is (h, 1): the same along a row."""
         pattern = np.empty((len(v), u.shape[1]), np.float32)
-        wall_z = self.wall - camera[2]
-        floor = depth[:, 0] < wall_z
         drift, near = t * self.floor_drift, depth[floor]
         waves = _wave_sum(self.floor_texture, camera[0] - drift[0] + near * u, camera[2] - drift[2] + near)
         pattern[floor] = waves / (1 + (near / _FINE_UNTIL) ** 2)
         drift = t * self.wall_drift
+        wall_z = self.wall - camera[2]
         x, y = camera[0] - drift[0] + wall_z * u, camera[1] - drift[1] - wall_z * v[~floor]
         pattern[~floor] = _wave_sum(self.wall_texture, x, y)
         return pattern
