@@ -92,3 +92,12 @@ def test_a_drifting_pattern_moves_its_tracks_and_not_its_depth() -> None:
 
     followed = np.abs(colours(8, tracks[8]) - colours(0, tracks[0])).mean()
     assert followed < 0.5 * np.abs(colours(8, tracks[0]) - colours(0, tracks[0])).mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_flickers(seed: int) -> None:
+    """With the objects gone, one frame is as far from the next as any other."""
+    scene = replace(Scene.from_seed(seed), things=())
+    frames = np.stack([scene.render(t, *SIZE)[0] for t in range(17)]).astype(float)
+    change = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
+    assert change.max() < 2 * np.median(change) + 0.3
