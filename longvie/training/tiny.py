@@ -60,7 +60,7 @@ class TinyRecipe:
     own_frames_from: int = 600  # the step from which the model also learns from frames it made then
     num_rollouts: int = 64  # videos made for that, and segments of as many for the refiner
     num_inference_steps: int = 1
-    num_refiner_steps: int = 400
+    num_refiner_steps: int = 800
     step: StepConfig = field(default_factory=StepConfig)
 
 
@@ -92,7 +92,12 @@ def tiny_transformer(z_dim: int, seed: int) -> LongVieTransformer3DModel:
 def autoencoder_stage(out: Path, recipe: TinyRecipe) -> BlockVAE:
     """Fit the linear autoencoder on a few scenes."""
     if not (out / "vae" / "config.json").exists() and recipe.start is not None:
-        BlockVAE.from_pretrained(Path(recipe.start) / "vae").save_pretrained(out / "vae")
+        earlier = load_file(Path(recipe.start) / "vae" / "diffusion_pytorch_model.safetensors")
+        vae = BlockVAE(z_dim=recipe.z_dim)  # the linear map stays; the refiner starts anew
+        linear = {name: value.float() for name, value in earlier.items() if not name.startswith("refiner.")}
+        refiner = {name: value for name, value in vae.state_dict().items() if name.startswith("refiner.")}
+        vae.load_state_dict(linear | refiner)
+        vae.save_pretrained(out / "vae")
     if not (out / "vae" / "config.json").exists():
         world, first = recipe.world, TRAIN_SEEDS.start
         torch.manual_seed(recipe.seed)

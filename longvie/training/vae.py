@@ -1,4 +1,4 @@
-"""Trains the refiner of a fitted `BlockVAE`: what the linear decoder misses, on small crops.
+"""Trains the refiner of a fitted `BlockVAE`: what the linear decoder misses.
 
 It learns from the latents a transformer made of training videos, against the true frames: their errors (edges of
 blocks, jumps between latent frames) are those the decoder will meet. It knows frames, latents and an autoencoder;
@@ -18,44 +18,34 @@ from longvie.models.block_vae import BlockVAE
 
 LEARNING_RATE = 2e-3
 WARMUP = 30
-GRADIENT_WEIGHT = 0.5  # on differences between neighbours in space and time: edges, and no rhythm of four frames
-TRUE_SHARE = 0.25  # of the crops have the truth's own latents
+SPACE_WEIGHT = 1.0  # on differences between neighbouring pixels: no borders between blocks
+TIME_WEIGHT = 10.0  # on differences between frames: no rhythm of four frames, which square error alone hardly sees
+TRUE_SHARE = 0.25  # of the segments have the truth's own latents
 
 
-def crops(
+def draw(
     vae: BlockVAE,
     video: UInt8[Tensor, "n t h w 3"],
     made: Float[Tensor, "n z f h w"],
-    side: int,
     batch: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "b 3 t h w"], Float[Tensor, "b z f h w"]]:
-    """Random crops on the grid of blocks: true pixels in [-1, 1] and latents to decode."""
-    clips, latents = [], []
-    block, (n, _, _, rows, columns) = vae.config.scale_factor_spatial, made.shape
-    cells = side // block
-    for _ in range(batch):
-        highest = (n, rows - cells + 1, columns - cells + 1)
-        clip, y, x = (int(torch.randint(high, (), generator=generator)) for high in highest)
-        clips.append(video[clip, :, y * block : y * block + side, x * block : x * block + side])
-        latents.append(made[clip, :, :, y : y + cells, x : x + cells].float())
-    pixels = rearrange(torch.stack(clips), "b t h w c -> b c t h w").float() / 127.5 - 1
+    """Random segments: true pixels in [-1, 1] and latents to decode."""
+    rows = torch.randint(len(made), (batch,), generator=generator)
+    pixels = rearrange(video[rows], "b t h w c -> b c t h w").float() / 127.5 - 1
     with torch.no_grad():
         true = vae.encode(pixels).latent_dist.mode()
     keep = torch.rand(batch, 1, 1, 1, 1, generator=generator) < TRUE_SHARE
-    return pixels, torch.where(keep, true, torch.stack(latents))
+    return pixels, torch.where(keep, true, made[rows].float())
 
 
 def refiner_loss(
     vae: BlockVAE, pixels: Float[Tensor, "b 3 t h w"], latents: Float[Tensor, "b z f h w"]
 ) -> Float[Tensor, ""]:
     """Square error of decoded pixels and of their differences along time, height and width."""
-    assert vae.refiner is not None
-    with torch.no_grad():
-        linear = vae.decode_linear(latents)
-    difference = linear + vae.refiner(linear) - pixels
-    gradient = sum((difference.diff(dim=dim).square().mean() for dim in (2, 3, 4)), start=difference.new_zeros(()))
-    return difference.square().mean() + GRADIENT_WEIGHT * gradient
+    difference = vae.unclamped(latents) - pixels
+    time, height, width = (difference.diff(dim=dim).square().mean() for dim in (2, 3, 4))
+    return difference.square().mean() + TIME_WEIGHT * time + SPACE_WEIGHT * (height + width)
 
 
 def train_refiner(
@@ -65,7 +55,6 @@ def train_refiner(
     num_steps: int,
     seed: int,
     batch: int = 4,
-    side: int = 48,
 ) -> Iterator[tuple[int, float]]:
     """Train from what the refiner is; yields each step and its loss."""
     assert vae.refiner is not None
@@ -75,7 +64,7 @@ def train_refiner(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rate
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        loss = refiner_loss(vae, *crops(vae, video, made, side, batch, generator))
+        loss = refiner_loss(vae, *draw(vae, video, made, batch, generator))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.refiner.parameters(), 1.0)

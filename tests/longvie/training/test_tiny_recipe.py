@@ -18,7 +18,7 @@ from longvie.training.latents import World, clips, encode_scene, fit_linear
 from longvie.training.rollouts import make_segments, roll_out
 from longvie.training.step import Latents, StepConfig, control_states, draw_rows
 from longvie.training.text import MAX_TOKENS, tokenize, train_tokenizer
-from longvie.training.vae import crops, refiner_loss, train_refiner
+from longvie.training.vae import draw, refiner_loss, train_refiner
 
 WORLD = World(height=16, width=24, segment_length=9, num_segments=2)
 
@@ -85,9 +85,9 @@ def test_the_refiner_improves_on_the_linear_decoder(vae: BlockVAE) -> None:
     with torch.no_grad():
         latents = torch.cat([conditioning.encode(vae, conditioning.to_pixels(clip)) for clip in video])
     made = latents + 0.2 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
-    pixels, decoded = crops(vae, video, made, side=16, batch=32, generator=torch.Generator().manual_seed(9))
+    pixels, decoded = draw(vae, video, made, batch=8, generator=torch.Generator().manual_seed(9))
     linear = refiner_loss(vae, pixels, decoded).item()  # a new refiner adds nothing
-    for _ in train_refiner(vae, video, made, num_steps=60, seed=0, batch=8, side=16):
+    for _ in train_refiner(vae, video, made, num_steps=60, seed=0):
         pass
     assert refiner_loss(vae, pixels, decoded).item() < linear
 
