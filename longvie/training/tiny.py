@@ -186,7 +186,7 @@ def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vae: BlockVA
             own = own_frames(out, recipe, average, vae, data)
         loss, modality = batch_loss(model, data, recipe.step, recipe.seed, step, own)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {float(loss)} at step {step}; the checkpoint before it is kept")
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; the checkpoint before it is kept")
         loss.backward()
         optimizers.step(recipe.peak * rate_at(step, recipe.num_steps))
         update_average(average, model, min(EMA_DECAY, (step + 1) / (step + 10)))
