@@ -1,7 +1,9 @@
 """The synthetic world: procedural scenes with exact depth, exact point tracks and a caption, from a seed alone.
 
 A room or a landscape: a textured floor and a far wall or sky, one to four moving objects, a moving camera, day or
-night. It is NumPy only, knows no model, and is what the tiny model learns from, the demo shows and tests measure on.
+night. Patterns may drift along floor and wall, as water and clouds do: depth does not show that, nor how far a camera
+went sideways; tracks do. It is NumPy only, knows no model, and is what the tiny model learns from, the demo shows and
+tests measure on.
 """
 
 from __future__ import annotations
@@ -28,11 +30,16 @@ _COLOURS = {
     "pink": (240, 130, 170),
 }
 _GROUNDS = {"sand": (190, 160, 110), "grass": (96, 140, 78), "stone": (128, 128, 132), "wood": (150, 104, 68)}
+_FLOOR, _WALL = -1, -2  # values of `surface`; objects count from 0
 _SHAPES = ("ball", "box", "pillar")
 _SUPERSAMPLING = 2  # subpixels a side, for smooth edges
 _FOCAL = 1.1  # focal length in image widths
 _HORIZON = 0.4  # where the horizon lies, from the top
 NEAREST = 0.1  # points closer than this are out of view
+_WAVES = 6  # sines that make a surface's pattern
+_CONTRAST = 0.5  # of a pattern, against its surface's colour
+_FINE_UNTIL = 7.0  # depth from which a floor's pattern fades, before it is finer than pixels
+_DRIFTING = 0.6  # share of surfaces whose pattern moves
 OCCLUSION_MARGIN = 0.25  # depth by which something else must be nearer to hide a point
 
 
@@ -63,6 +70,8 @@ class SceneVideo:
         for k in range(num_frames):
             t = start + k
             moved = world.copy()
+            moved[surface == _FLOOR] += k * scene.floor_drift
+            moved[surface == _WALL] += k * scene.wall_drift
             for index, thing in enumerate(scene.things):
                 moved[surface == index] += thing.centre(t) - thing.centre(start)
             relative = moved - scene.camera_at(t)
@@ -115,7 +124,10 @@ class Scene:
     wall: float  # distance of the far wall from the origin
     height: float  # of the camera above the floor
     camera: ndarray  # (3, 3) amplitude, frequency, phase of x, height, z
-    texture: ndarray  # (8, 4) frequencies, phase and weight of the surfaces' pattern
+    floor_texture: ndarray  # (n, 4) frequencies, phase and weight of each wave of the floor's pattern
+    wall_texture: ndarray
+    floor_drift: ndarray  # (3,) how far the pattern moves a frame, along the surface
+    wall_drift: ndarray
 
     @staticmethod
     def from_seed(seed: int) -> Scene:
@@ -144,17 +156,18 @@ class Scene:
                     stripes=rng.uniform(3, 7),
                 )
             )
-        sky = np.array((30, 36, 64) if night else rng.uniform((120, 150, 180), (200, 215, 240)), np.float32)
-        texture = np.concatenate(
-            [rng.normal(0, 1.6, (8, 2)), rng.uniform(0, 2 * np.pi, (8, 1)), rng.uniform(0.3, 1, (8, 1))], axis=1
-        )
+        sky = np.array((48, 56, 92) if night else rng.uniform((120, 150, 180), (200, 215, 240)), np.float32)
+        wall = float(rng.uniform(9, 24))
         camera = np.array(
             [
-                [rng.uniform(0.0, 0.8), rng.uniform(0.008, 0.03), rng.uniform(0, 2 * np.pi)],
+                [rng.uniform(0.4, 2.2), rng.uniform(0.012, 0.04), rng.uniform(0, 2 * np.pi)],
                 [rng.uniform(0.0, 0.15), rng.uniform(0.01, 0.04), rng.uniform(0, 2 * np.pi)],
-                [rng.uniform(0.0, 1.2), rng.uniform(0.005, 0.02), rng.uniform(0, 2 * np.pi)],
+                [rng.uniform(0.0, 1.6), rng.uniform(0.005, 0.02), rng.uniform(0, 2 * np.pi)],
             ]
         )
+        floor_speed = rng.uniform(0.01, 0.06) * (rng.random() < _DRIFTING)
+        wall_speed = rng.uniform(0.003, 0.012) * wall * (rng.random() < _DRIFTING)
+        floor_angle, wall_angle = rng.uniform(0, 2 * np.pi, 2)
         return Scene(
             seed=seed,
             night=night,
@@ -162,10 +175,13 @@ class Scene:
             ground=np.array(_GROUNDS[ground_name], np.float32),
             sky=sky,
             things=tuple(things),
-            wall=float(rng.uniform(9, 24)),
+            wall=wall,
             height=float(rng.uniform(1.0, 1.8)),
             camera=camera,
-            texture=texture,
+            floor_texture=_waves(rng, 2.2),
+            wall_texture=_waves(rng, 16.0 / wall),  # as fine on the screen wherever the wall stands
+            floor_drift=floor_speed * np.array([np.cos(floor_angle), 0, np.sin(floor_angle)]),
+            wall_drift=wall_speed * np.array([np.cos(wall_angle), 0.3 * np.sin(wall_angle), 0]),
         )
 
     @property
@@ -191,16 +207,16 @@ class Scene:
         v = (np.arange(height, dtype=np.float32) + 0.5 - height * _HORIZON)[:, None] / focal  # down
         wall_z = self.wall - camera[2]
         floor_z = np.where(v > 1e-3, camera[1] / np.maximum(v, 1e-3), np.inf)
-        depth = np.broadcast_to(np.minimum(floor_z, wall_z), (height, width)).astype(np.float32)
-        on_floor = np.broadcast_to(floor_z < wall_z, (height, width))
-        x = camera[0] + depth * u
-        other = np.where(on_floor, camera[2] + depth, camera[1] - depth * v)
-        pattern = self._pattern(x, other)
-        light = 0.4 if self.night else 1.0
+        row_depth = np.minimum(floor_z, wall_z).astype(np.float32)
+        depth = np.broadcast_to(row_depth, (height, width)).copy()
+        floor_rows = (floor_z < wall_z)[:, 0]
+        on_floor = np.broadcast_to(floor_rows[:, None], (height, width))
+        pattern = self._pattern(t, camera, row_depth, u, v, floor_rows)
+        light = 0.5 if self.night else 1.0
         fog = np.clip(depth / (1.6 * self.wall), 0, 1)[..., None]
         base = np.where(on_floor[..., None], self.ground * light, self.sky * 0.8)
-        colour = base * (1 + 0.22 * pattern[..., None]) * (1 - 0.45 * fog) + self.sky * 0.45 * fog
-        surface = np.where(on_floor, -1, -2).astype(np.int8)
+        colour = base * (1 + _CONTRAST * pattern[..., None]) * (1 - 0.45 * fog) + self.sky * 0.45 * fog
+        surface = np.where(on_floor, _FLOOR, _WALL).astype(np.int8)
         for index, thing in enumerate(self.things):
             self._draw(thing, index, t, camera, u, v, light, colour, depth, surface)
         return np.clip(colour, 0, 255), depth, surface
@@ -224,6 +240,11 @@ class Scene:
         half_width, half_height = thing.half
         a = (u - centre[0] / centre[2]) * centre[2] / half_width  # -1..1 over the outline
         b = (v + centre[1] / centre[2]) * centre[2] / half_height
+        columns, rows = np.flatnonzero(np.abs(a[0]) < 1), np.flatnonzero(np.abs(b[:, 0]) < 1)
+        if not len(columns) or not len(rows):
+            return
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        a, b, colour, depth, surface = a[:, box[1]], b[box[0]], colour[box], depth[box], surface[box]  # views
         if thing.shape == "ball":
             inside = a * a + b * b
             bulge = np.sqrt(np.clip(1 - inside, 0, 1))
@@ -245,11 +266,19 @@ class Scene:
         depth[seen] = np.broadcast_to(near, depth.shape)[seen]
         surface[seen] = index
 
-    def _pattern(self, x: ndarray, y: ndarray) -> ndarray:
-        total = np.zeros_like(x, dtype=np.float32)
-        for fx, fy, phase, weight in self.texture.astype(np.float32):
-            total += weight * np.sin(fx * x + fy * y + phase)
-        return total / 4
+    def _pattern(
+        self, t: int, camera: ndarray, depth: ndarray, u: ndarray, v: ndarray, floor: Bool[ndarray, " h"]
+    ) -> Float[ndarray, "h w"]:
+        """What lies on floor and wall, seen from the camera: about -1..1. `depth` is (h, 1): the same along a row."""
+        pattern = np.empty((len(v), u.shape[1]), np.float32)
+        drift, near = t * self.floor_drift, depth[floor]
+        waves = _wave_sum(self.floor_texture, camera[0] - drift[0] + near * u, camera[2] - drift[2] + near)
+        pattern[floor] = waves / (1 + (near / _FINE_UNTIL) ** 2)
+        drift = t * self.wall_drift
+        wall_z = self.wall - camera[2]
+        x, y = camera[0] - drift[0] + wall_z * u, camera[1] - drift[1] - wall_z * v[~floor]
+        pattern[~floor] = _wave_sum(self.wall_texture, x, y)
+        return pattern
 
     def project(self, relative: Float[ndarray, "n 3"], height: int, width: int) -> tuple[ndarray, ndarray]:
         """Pixels (x, y) of points relative to the camera."""
@@ -261,6 +290,25 @@ class Scene:
         camera, focal = self.camera_at(t), _FOCAL * width
         u, v = (points[:, 0] - width / 2) / focal, (points[:, 1] - height * _HORIZON) / focal
         return camera + np.stack([u * z, -v * z, z], axis=1)
+
+
+def _waves(rng: np.random.Generator, frequency: float) -> Float[ndarray, "n 4"]:
+    """Waves of about this many radians a unit of length, in all directions."""
+    angle, phase = rng.uniform(0, 2 * np.pi, (2, _WAVES))
+    size = frequency * rng.uniform(0.4, 1.3, _WAVES)
+    return np.stack([size * np.cos(angle), size * np.sin(angle), phase, rng.uniform(0.4, 1, _WAVES)], axis=1)
+
+
+def _wave_sum(waves: ndarray, x: ndarray, y: ndarray) -> Float[ndarray, "h w"]:
+    """The waves' sum at x (h or 1, w) and y (h, 1), about -1..1."""
+    total = np.zeros((len(y), x.shape[1]), np.float32)
+    for fx, fy, phase, weight in waves.astype(np.float32):
+        across, down = fx * x.astype(np.float32), fy * y.astype(np.float32) + phase
+        if len(x) == 1:  # a wall: sines of one row and one column are enough
+            total += weight * (np.sin(across) * np.cos(down) + np.cos(across) * np.sin(down))
+        else:
+            total += weight * np.sin(across + down)
+    return total / 3
 
 
 def render_scene(seed: int, num_frames: int, height: int, width: int) -> SceneVideo:

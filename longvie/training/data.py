@@ -16,7 +16,7 @@ from longvie.scenes import render_scene
 from longvie.segments import plan_segments
 from longvie.types import ControlMaps, Frames, Segment
 
-GRID = (8, 13)  # rows, columns of tracked points: 104, what a 48x80 frame has room for
+GRID = (10, 16)  # rows, columns of tracked points: one every 6 pixels of a 64x96 frame, whose dots are 3x3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,8 @@ NUM_HISTORY_FRAMES = 8  # released code
 class World:
     """The size of the videos the model is trained on."""
 
-    height: int = 48
-    width: int = 80
+    height: int = 64
+    width: int = 96
     segment_length: int = 17
     num_segments: int = 6
 

@@ -14,8 +14,10 @@ from longvie.sampling import start_latents
 # Ours, measured on the tiny model: control is learned where there is most noise. With the usual 1/sigma^2 on x0 it was
 # ignored; with this it was used within minutes.
 SIGMA_FLOOR = 0.4
-SIGMA_LOGIT_MEAN, SIGMA_LOGIT_STD = 1.0, 1.2
-PURE_NOISE_SHARE = 0.25  # of the draws lie at sigma = 1, where every segment starts
+SIGMA_LOGIT_MEAN, SIGMA_LOGIT_STD = 1.2, 1.2
+PURE_NOISE_SHARE = (
+    0.85  # of the draws lie at sigma = 1, where every segment starts: with one step there is nothing else
+)
 
 Latents = Float[Tensor, "b z f h w"]
 

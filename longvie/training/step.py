@@ -30,6 +30,7 @@ class StepConfig:
         history: how often segments after the first are given their history (else: as if they were the first).
         prompt_dropout: how often a prompt is emptied.
         condition_noise: the largest deviation of noise on first-frame and history latents; a batch row draws its own.
+        own_frames: how often, once there are any, first frame and history are those the model itself made.
     """
 
     batch: int = 4
@@ -37,6 +38,7 @@ class StepConfig:
     history: float = 0.5
     prompt_dropout: float = 0.1
     condition_noise: float = 0.25
+    own_frames: float = 0.35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,14 @@ class Latents:
     empty: tuple[Int[Tensor, " l"], Int[Tensor, " l"]]
     zero: Float[Tensor, " z"]
     num_segments: int  # a video; its segments follow one another
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFrames:
+    """First frames and histories as the model made them, float16, of the first n segments of the training set."""
+
+    first: Float[Tensor, "n z 1 h w"]
+    history: Float[Tensor, "n z k h w"]
 
 
 class TinyModel(nn.Module):
@@ -85,25 +95,29 @@ def draw_rows(num_rows: int, batch: int, seed: int, step: int) -> Int[Tensor, " 
 
 
 def batch_loss(
-    model: TinyModel, data: Latents, config: StepConfig, seed: int, step: int
+    model: TinyModel, data: Latents, config: StepConfig, seed: int, step: int, own: OwnFrames | None = None
 ) -> tuple[Float[Tensor, ""], str]:
     """The loss of one step and the modality its batch had."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     rows = draw_rows(len(data.video), config.batch, seed, step)
     modality = MODALITIES[int(torch.multinomial(torch.tensor(config.modalities), 1, generator=generator))]
     use_history = bool(torch.rand((), generator=generator) < config.history)
+    use_own = own is not None and bool(torch.rand((), generator=generator) < config.own_frames)
+    if own is not None and use_own:
+        use_history, rows = True, rows % len(own.first)
     if use_history:  # a video's first segment has none: take its second
         rows = torch.where(rows % data.num_segments == 0, rows + 1, rows)
 
     x0 = data.video[rows].float()
-    history = data.history[rows].float() if use_history else None
+    seen = own if own is not None and use_own else OwnFrames(first=data.video[:, :, :1], history=data.history)
+    history = seen.history[rows].float() if use_history else None
     sigma = sample_sigmas(config.batch, generator)
     level = config.condition_noise * torch.rand(config.batch, 1, 1, 1, 1, generator=generator) ** 2
 
     def degrade(latents: Tensor) -> Tensor:
         return latents + level * torch.randn(latents.shape, generator=generator)
 
-    first = degrade(x0[:, :, :1])
+    first = degrade(seen.first[rows].float())
     history = None if history is None else degrade(history)
     noise = starting_noise(torch.randn(x0.shape, generator=generator), history)
     image = first_frame_states(torch.cat([first, x0[:, :, 1:]], dim=2), data.zero)

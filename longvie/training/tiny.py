@@ -29,27 +29,38 @@ from longvie.pipeline import LongViePipeline
 from longvie.scenes import TRAIN_SEEDS
 from longvie.training.latents import World, clips, encode_scenes, fit_linear
 from longvie.training.optimizer import Optimizers, rate_at
-from longvie.training.step import Latents, StepConfig, TinyModel, batch_loss, update_average
+from longvie.training.rollouts import make_segments, roll_out
+from longvie.training.step import Latents, OwnFrames, StepConfig, TinyModel, batch_loss, update_average
 from longvie.training.text import MAX_TOKENS, tiny_text_encoder, tokenize, train_tokenizer
 from longvie.training.vae import train_refiner
 
 EMA_DECAY = 0.998
 CHECKPOINT_EVERY = 100
 LOG_EVERY = 25
+SHARD = 64  # scenes rendered and encoded at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinyRecipe:
-    """All numbers of a run; saved beside the model."""
+    """All numbers of a run; saved beside the model.
+
+    Args:
+        start: folder of an earlier tiny model whose weights this one starts from; None: from random numbers.
+        peak: share of the optimisers' peak rates; less than 1 for a model that has learned before.
+    """
 
     seed: int = 0
+    start: str | None = None
+    peak: float = 1.0
     world: World = field(default_factory=World)
     z_dim: int = 48
     num_fit_scenes: int = 40
     num_scenes: int = 1000
     num_steps: int = 1600
-    num_refiner_scenes: int = 60
-    num_refiner_steps: int = 400
+    own_frames_from: int = 600  # the step from which the model also learns from frames it made then
+    num_rollouts: int = 64  # videos made for that, and segments of as many for the refiner
+    num_inference_steps: int = 1
+    num_refiner_steps: int = 800
     step: StepConfig = field(default_factory=StepConfig)
 
 
@@ -80,6 +91,13 @@ def tiny_transformer(z_dim: int, seed: int) -> LongVieTransformer3DModel:
 
 def autoencoder_stage(out: Path, recipe: TinyRecipe) -> BlockVAE:
     """Fit the linear autoencoder on a few scenes."""
+    if not (out / "vae" / "config.json").exists() and recipe.start is not None:
+        earlier = load_file(Path(recipe.start) / "vae" / "diffusion_pytorch_model.safetensors")
+        vae = BlockVAE(z_dim=recipe.z_dim)  # the linear map stays; the refiner starts anew
+        linear = {name: value.float() for name, value in earlier.items() if not name.startswith("refiner.")}
+        refiner = {name: value for name, value in vae.state_dict().items() if name.startswith("refiner.")}
+        vae.load_state_dict(linear | refiner)
+        vae.save_pretrained(out / "vae")
     if not (out / "vae" / "config.json").exists():
         world, first = recipe.world, TRAIN_SEEDS.start
         torch.manual_seed(recipe.seed)
@@ -91,13 +109,28 @@ def autoencoder_stage(out: Path, recipe: TinyRecipe) -> BlockVAE:
 
 
 def latents_stage(out: Path, recipe: TinyRecipe) -> tuple[dict[str, Tensor], list[str]]:
-    """Render and encode the training scenes."""
-    if not (out / "train.json").exists():
-        seeds = TRAIN_SEEDS[: recipe.num_scenes]
-        latents, captions = encode_scenes(out / "vae", recipe.world, seeds)
-        save_file({name: part.contiguous() for name, part in latents.items()}, out / "train.safetensors")
-        (out / "train.json").write_text(json.dumps(captions))
-    return load_file(out / "train.safetensors"), json.loads((out / "train.json").read_text())
+    """Render and encode the training scenes, a shard at a time."""
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    captions: list[str] = []
+    for first in range(0, recipe.num_scenes, SHARD):
+        shard = out / "latents" / f"{first:06d}"
+        if not shard.with_suffix(".json").exists():
+            shard.parent.mkdir(exist_ok=True)
+            seeds = TRAIN_SEEDS[first : min(first + SHARD, recipe.num_scenes)]
+            latents, names = encode_scenes(out / "vae", recipe.world, seeds)
+            save_file({name: part.contiguous() for name, part in latents.items()}, shard.with_suffix(".safetensors"))
+            shard.with_suffix(".json").write_text(json.dumps(names))
+        for name, part in load_file(shard.with_suffix(".safetensors")).items():
+            parts[name].append(part)
+        captions += json.loads(shard.with_suffix(".json").read_text())
+    return {name: torch.cat(rows) for name, rows in parts.items()}, captions
+
+
+def tokenizer_stage(recipe: TinyRecipe, captions: list[str]) -> PreTrainedTokenizerFast:
+    """The words of the captions, or those an earlier model knows."""
+    if recipe.start is None:
+        return train_tokenizer(captions)
+    return PreTrainedTokenizerFast.from_pretrained(Path(recipe.start) / "tokenizer")
 
 
 def dataset(
@@ -116,21 +149,46 @@ def dataset(
     return Latents(**latents, ids=ids, mask=mask, empty=empty, zero=zero, num_segments=num_segments)
 
 
-def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vocabulary: int) -> TinyModel:
-    """Train from the last checkpoint on; returns the averaged model."""
+def new_model(recipe: TinyRecipe, vocabulary: int) -> TinyModel:
+    """The model before its first step."""
     torch.manual_seed(recipe.seed)
     model = TinyModel(tiny_transformer(recipe.z_dim, recipe.seed), tiny_text_encoder(vocabulary))
+    if recipe.start is not None:
+        earlier = Path(recipe.start)
+        transformer = LongVieTransformer3DModel.from_pretrained(earlier / "transformer", dtype=torch.float32)
+        model.transformer.load_state_dict(transformer.state_dict())
+        text_encoder = UMT5EncoderModel.from_pretrained(earlier / "text_encoder", dtype=torch.float32)
+        model.text_encoder.load_state_dict(text_encoder.state_dict())
+    return model
+
+
+def own_frames(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> OwnFrames:
+    """First frames and histories from rollouts of the averaged model; made once, when their step is reached."""
+    path = out / "own_frames.safetensors"
+    if not path.exists():
+        _, own = roll_out(average, vae, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
+        save_file({"first": own.first, "history": own.history}, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+    return OwnFrames(**load_file(path))
+
+
+def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vae: BlockVAE, vocabulary: int) -> TinyModel:
+    """Train from the last checkpoint on; returns the averaged model."""
+    model = new_model(recipe, vocabulary)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = Optimizers(model)
     first = _load_checkpoint(out / "checkpoint.safetensors", model, average, optimizers)
     losses: dict[str, list[float]] = defaultdict(list)
     started = time.time()
+    own = None
     for step in range(first, recipe.num_steps):
-        loss, modality = batch_loss(model, data, recipe.step, recipe.seed, step)
+        if own is None and step >= recipe.own_frames_from:
+            own = own_frames(out, recipe, average, vae, data)
+        loss, modality = batch_loss(model, data, recipe.step, recipe.seed, step, own)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {float(loss)} at step {step}; the checkpoint before it is kept")
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; the checkpoint before it is kept")
         loss.backward()
-        optimizers.step(rate_at(step, recipe.num_steps))
+        optimizers.step(recipe.peak * rate_at(step, recipe.num_steps))
         update_average(average, model, min(EMA_DECAY, (step + 1) / (step + 10)))
         losses[modality].append(loss.item())
         if (step + 1) % LOG_EVERY == 0:
@@ -155,19 +213,28 @@ def export(
         transformer=copy.deepcopy(average.transformer).half(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
         segment_length=recipe.world.segment_length, num_history_frames=8, fps=8, height=recipe.world.height,
-        width=recipe.world.width, num_inference_steps=4, guidance_scale=1.0, max_sequence_length=MAX_TOKENS,
+        width=recipe.world.width, num_inference_steps=recipe.num_inference_steps, guidance_scale=1.0,
+        max_sequence_length=MAX_TOKENS,
     )  # fmt: skip
     pipe.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    for path in out.glob("*/config.json"):  # where parts were loaded from means nothing elsewhere
+        kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
+    start = None if recipe.start is None else Path(recipe.start).name
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"start": start}, indent=1) + "\n")
     return pipe
 
 
-def refiner_stage(out: Path, recipe: TinyRecipe, vae: BlockVAE) -> BlockVAE:
-    """Train the decoder's refiner, from the start if it was interrupted (minutes); latents stay what they were."""
+def refiner_stage(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> BlockVAE:
+    """Train the decoder's refiner on what the model makes of training videos; latents stay what they were."""
     if not (out / "vae-refined" / "config.json").exists():
-        world, first = recipe.world, TRAIN_SEEDS.start + recipe.num_fit_scenes
-        scenes = [world.scene(seed) for seed in range(first, first + recipe.num_refiner_scenes)]
-        for step, loss in train_refiner(vae, clips(scenes, world), recipe.num_refiner_steps, recipe.seed):
+        path, world = out / "made.safetensors", recipe.world
+        if not path.exists():
+            made = make_segments(average, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
+            save_file({"made": made}, path.with_suffix(".partial"))
+            path.with_suffix(".partial").replace(path)
+        video, _, _ = clips([world.scene(seed) for seed in TRAIN_SEEDS[: recipe.num_rollouts]], world)
+        for step, loss in train_refiner(vae, video, load_file(path)["made"], recipe.num_refiner_steps, recipe.seed):
             if (step + 1) % LOG_EVERY == 0:
                 _log(out, {"refiner_step": step + 1, "loss": loss})
         vae.save_pretrained(out / "vae-refined")
@@ -210,17 +277,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=TinyRecipe.num_steps)
     parser.add_argument("--scenes", type=int, default=TinyRecipe.num_scenes)
+    parser.add_argument("--start", help="folder of an earlier tiny model to go on from")
+    parser.add_argument("--peak", type=float, default=TinyRecipe.peak, help="share of the peak learning rates")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe, out = TinyRecipe(num_steps=arguments.steps, num_scenes=arguments.scenes), arguments.out
+    recipe, out = (
+        TinyRecipe(num_steps=arguments.steps, num_scenes=arguments.scenes, start=arguments.start, peak=arguments.peak),
+        arguments.out,
+    )
     out.mkdir(parents=True, exist_ok=True)
     vae = autoencoder_stage(out, recipe)
     latents, captions = latents_stage(out, recipe)
-    tokenizer = train_tokenizer(captions)
+    tokenizer = tokenizer_stage(recipe, captions)
     data = dataset(latents, captions, tokenizer, vae, recipe.world.num_segments)
-    average = transformer_stage(out, recipe, data, len(tokenizer))
-    vae = refiner_stage(out, recipe, vae)
+    average = transformer_stage(out, recipe, data, vae, len(tokenizer))
+    vae = refiner_stage(out, recipe, average, vae, data)
     export(out / "model", average, tokenizer, vae, recipe)
 
 

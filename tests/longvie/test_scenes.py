@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from longvie.controls.render import uniform_grid
-from longvie.scenes import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene, render_scene
+from longvie.scenes import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene, SceneVideo, render_scene
 
 SIZE = (32, 48)
 
@@ -70,3 +71,33 @@ def test_a_visible_track_stays_on_its_surface() -> None:
 def test_depth_range_moves_over_a_long_video() -> None:
     nearest = render_scene(1_000_000, 97, *SIZE).depth.reshape(97, -1).min(axis=1)
     assert nearest.max() / nearest.min() > 1.3
+
+
+def test_a_drifting_pattern_moves_its_tracks_and_not_its_depth() -> None:
+    """What only tracks can show: the texture goes where the tracks say."""
+    scene = next(scene for scene in map(Scene.from_seed, range(50)) if np.abs(scene.wall_drift).max() > 0.05)
+    still = replace(scene, things=(), camera=np.zeros((3, 3)))
+    rendered = [still.render(t, 64, 96) for t in range(9)]
+    frames, depth, surface = (np.stack(parts) for parts in zip(*rendered, strict=True))
+    video = SceneVideo(scene=still, frames=frames, depth=depth, surface=surface, caption="")
+    assert np.array_equal(depth[0], depth[8])
+    points = uniform_grid(64, 96, 8, 12)
+    tracks, visible, _ = video.tracks(0, 9, points)
+    seen = visible[8]
+    assert np.abs(tracks[8] - tracks[0])[seen].max() > 1
+
+    def colours(t: int, at: np.ndarray) -> np.ndarray:
+        x, y = (at[seen].astype(int).clip(0, (95, 63))).T
+        return frames[t, y, x].astype(float)
+
+    followed = np.abs(colours(8, tracks[8]) - colours(0, tracks[0])).mean()
+    assert followed < 0.5 * np.abs(colours(8, tracks[0]) - colours(0, tracks[0])).mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_flickers(seed: int) -> None:
+    """With the objects gone, one frame is as far from the next as any other."""
+    scene = replace(Scene.from_seed(seed), things=())
+    frames = np.stack([scene.render(t, *SIZE)[0] for t in range(17)]).astype(float)
+    change = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
+    assert change.max() < 2 * np.median(change) + 0.3

@@ -35,6 +35,11 @@ def test_it_loads_quickly() -> None:
     assert time.process_time() - started < 5
 
 
+def test_it_knows_its_size_and_nothing_of_where_it_was_made(pipe: LongViePipeline) -> None:
+    assert (pipe.config.height, pipe.config.width, pipe.segment_length) == (64, 96, 17)
+    assert not any("_name_or_path" in path.read_text() for path in TINY.rglob("*.json"))
+
+
 def test_controls_beat_no_controls(pipe: LongViePipeline) -> None:
     length = pipe.segment_length
     segment = Segment(index=0, start=0, num_frames=length, num_valid=length)
