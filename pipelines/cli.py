@@ -140,20 +140,27 @@ def rewrite(
 
 @app.command()
 def demo(
+    source: Annotated[
+        str | None, typer.Argument(help="A video; default: an excerpt of Big Buck Bunny.", metavar="[VIDEO]")
+    ] = None,
     out: Annotated[str, typer.Option(help="Folder for the demo.")] = "out/demo",
     segments: Annotated[int, typer.Option(help="How long: segments of the model, 1 or more.")] = 6,
-    scene: Annotated[int | None, typer.Option(help="Seed of the synthetic scene; default: a held-out one.")] = None,
+    scene: Annotated[int | None, typer.Option(help="A synthetic scene with this seed, in place of a video.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model; default: the embedded one.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
     workers: Annotated[int | None, typer.Option(help="As in generate.")] = None,
     log_format: LogFormat = "text",
 ) -> None:
-    """Make a long video of a synthetic scene with the embedded model."""
-    from pipelines.demo import DEFAULT_SCENE, compare, demo_options, write_inputs
+    """Prepare a video and make it anew from its controls, with the embedded model."""
+    from pipelines.demo import compare, demo_options, one_ray, write_inputs
+    from pipelines.progress import reporting
+    from pipelines.stage_progress import StageBars, StageLines
 
-    options = demo_options(out, DEFAULT_SCENE if scene is None else scene, segments, model, workers, restart)
-    write_inputs(options)
-    code = _generate(options.generate, log_format)
+    options = demo_options(out, source, scene, segments, model, workers, restart)
+    with one_ray(options):
+        with reporting(_checked(log_format), StageBars, StageLines) as report:
+            write_inputs(options, report)
+        code = _generate(options.generate, log_format)
     if code == 0:
         for path in compare(options):
             typer.echo(path, err=True)
@@ -183,14 +190,11 @@ def _generate(options: Any, log_format: str) -> int:
     """Run a generate job with its progress and its table; the exit code."""
     from rich.console import Console
 
-    from pipelines.errors import UserError
     from pipelines.generate import generate as run
     from pipelines.progress import reporting, summary
 
-    if log_format not in ("text", "json"):
-        raise UserError(f"--log-format is {log_format}; choose text or json")
     started = time.monotonic()
-    with reporting(log_format) as report:
+    with reporting(_checked(log_format)) as report:
         outcomes = run(options, report)
     seconds = time.monotonic() - started
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -199,6 +203,14 @@ def _generate(options: Any, log_format: str) -> int:
     else:
         Console().print(summary(outcomes, seconds))
     return 1 if failed else 0
+
+
+def _checked(log_format: str) -> str:
+    from pipelines.errors import UserError
+
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format is {log_format}; choose text or json")
+    return log_format
 
 
 def main(arguments: list[str] | None = None) -> None:

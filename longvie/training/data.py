@@ -12,6 +12,7 @@ import torch
 
 from longvie.controls.normalize import depth_range, normalize_depth
 from longvie.controls.render import render_tracks, uniform_grid
+from longvie.controls.tracks import sample_depth
 from longvie.scenes import render_scene
 from longvie.segments import plan_segments
 from longvie.types import ControlMaps, Frames, Segment
@@ -42,8 +43,9 @@ def scene_controls(seed: int, num_frames: int, segment_length: int, height: int,
     grid = uniform_grid(height, width, *GRID)
     sparse = []
     for segment in plan_segments(num_frames, segment_length):
-        tracks, visible, depth = video.tracks(segment.start, segment.num_valid, grid)
-        sparse.append(torch.from_numpy(render_tracks(tracks, visible, depth, height, width)))
+        tracks, visible, _ = video.tracks(segment.start, segment.num_valid, grid)
+        grey = sample_depth(dense[segment.start, ..., 0], grid)
+        sparse.append(torch.from_numpy(render_tracks(tracks, visible, grey, height, width)))
     return SceneControls(
         frames=torch.from_numpy(video.frames),
         caption=video.caption,
