@@ -43,7 +43,7 @@ from pipelines.unit_worker import Job
 from pipelines.units import Made, Unit, UnitCommit, UnitStore, commit_name
 
 MANIFEST = "manifest.jsonl"
-_FOLDERS = ("attempts", "commits", "depth", "parts", "tracks")
+_FOLDERS = ("attempts", "commits", "depth", "parts", "tasks", "tracks")
 _SECONDS_A_FRAME = 0.5  # roughly, on one CPU: it decides only how many segments share a task
 
 

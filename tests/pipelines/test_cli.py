@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from longvie.models.checkpoints import export_release
 from longvie.video import write_image, write_video
 from pipelines.cli import main
+from pipelines.progress import Report, json_lines
 from tests.pipelines.helpers import NUM_FRAMES, Inputs, moving
 from tests.toy import toy_pipeline
 
@@ -317,12 +318,17 @@ def test_a_failed_video_ends_with_1(
     victim.write_bytes(Path(inputs / "dense.mp4").read_bytes())
     source = inputs.manifest(tmp_path, inputs.row("good"), inputs.row("bad", dense=str(victim)))
 
-    def spoil(line: str) -> None:
-        print(line)
-        if json.loads(line)["event"] == "plan":  # after all was checked, before anything is made
-            victim.write_bytes(Path(inputs / "sparse.mp4").read_bytes())
+    def spoiling(write: Callable[[str], None]) -> Report:
+        report = json_lines(write)
 
-    monkeypatch.setattr("pipelines.progress.print_flushed", spoil)
+        def spoil(kind: str, **fields: Any) -> None:
+            report(kind, **fields)
+            if kind == "plan":  # after all was checked, before anything is made
+                victim.write_bytes(Path(inputs / "sparse.mp4").read_bytes())
+
+        return spoil
+
+    monkeypatch.setattr("pipelines.progress.json_lines", spoiling)
     arguments = ["generate", source, "--out", str(tmp_path / "out"), "--model", str(toy_folder)]
     assert ends([*arguments, "--workers", "0", "--log-format", "json"]) == 1
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
