@@ -9,17 +9,16 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import AutoencoderKLWan
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from longvie.types import Frames, Image
+from longvie.types import Frames, Image, VideoAutoencoder
 
 Latents = Float[Tensor, "b z f h w"]
 Pixels = Float[Tensor, "b 3 t h w"]  # [-1, 1]
 
-_repeat_from: WeakKeyDictionary[AutoencoderKLWan, int] = WeakKeyDictionary()
+_repeat_from: WeakKeyDictionary[VideoAutoencoder, int] = WeakKeyDictionary()
 
 
 def to_pixels(frames: Frames) -> Pixels:
@@ -38,14 +37,14 @@ def num_latent_frames(num_frames: int, temporal_factor: int = 4) -> int:
     return 1 + (num_frames - 1) // temporal_factor
 
 
-def encode(vae: AutoencoderKLWan, pixels: Pixels) -> Latents:
+def encode(vae: VideoAutoencoder, pixels: Pixels) -> Latents:
     """The posterior mean, normalised with the VAE's constants: (mu - mean) / std."""
     mean, std = _statistics(vae, pixels.device)
     latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
     return (latents - mean) / std
 
 
-def decode(vae: AutoencoderKLWan, latents: Latents) -> Pixels:
+def decode(vae: VideoAutoencoder, latents: Latents) -> Pixels:
     """The inverse of `encode`, clamped to [-1, 1] by the VAE."""
     mean, std = _statistics(vae, latents.device)
     return vae.decode((latents * std + mean).to(vae.dtype)).sample
@@ -59,7 +58,7 @@ def first_frame_mask(latents: Latents, channels: int) -> Float[Tensor, "b m f h 
     return mask
 
 
-def encode_first_frame(vae: AutoencoderKLWan, first: Pixels, num_frames: int) -> Latents:
+def encode_first_frame(vae: VideoAutoencoder, first: Pixels, num_frames: int) -> Latents:
     """Latents of `first` (1, 3, 1, h, w) followed by zeros (mid grey), as if `num_frames` frames had been encoded.
 
     Past the encoder's temporal receptive field only zeros are seen, so the latents repeat: only that much is encoded.
@@ -74,7 +73,7 @@ def encode_first_frame(vae: AutoencoderKLWan, first: Pixels, num_frames: int) ->
 
 
 @torch.no_grad()
-def repeat_from(vae: AutoencoderKLWan, device: torch.device | str = "cpu") -> int:
+def repeat_from(vae: VideoAutoencoder, device: torch.device | str = "cpu") -> int:
     """The index of the first latent frame that no longer sees pixel frame 0: the encoder's temporal receptive field.
 
     Found by encoding a NaN frame followed by zeros at the smallest size: NaN reaches every latent whose receptive
@@ -97,13 +96,13 @@ def repeat_from(vae: AutoencoderKLWan, device: torch.device | str = "cpu") -> in
     return _repeat_from[vae]
 
 
-def image_states(vae: AutoencoderKLWan, image: Image, num_frames: int) -> Float[Tensor, "1 zm f h w"]:
+def image_states(vae: VideoAutoencoder, image: Image, num_frames: int) -> Float[Tensor, "1 zm f h w"]:
     """The image-to-video condition of the base model, (1, m + z, F, H, W): mask, first-frame latents."""
     latents = encode_first_frame(vae, to_pixels(image[None]), num_frames)
     return torch.cat([first_frame_mask(latents, vae.config.scale_factor_temporal), latents], dim=1)
 
 
-def control_states(vae: AutoencoderKLWan, frames: Frames) -> Float[Tensor, "1 zmz f h w"]:
+def control_states(vae: VideoAutoencoder, frames: Frames) -> Float[Tensor, "1 zmz f h w"]:
     """A control as the transformer takes it, (1, 2z + m, F, H, W): video latents, mask, first-frame latents."""
     pixels = to_pixels(frames)
     latents = encode(vae, pixels)
@@ -111,7 +110,7 @@ def control_states(vae: AutoencoderKLWan, frames: Frames) -> Float[Tensor, "1 zm
     return torch.cat([latents, first_frame_mask(latents, vae.config.scale_factor_temporal), first], dim=1)
 
 
-def history_states(vae: AutoencoderKLWan, history: Frames) -> Latents | None:
+def history_states(vae: VideoAutoencoder, history: Frames) -> Latents | None:
     """Clean latents of the last frames made, (1, z, FH, H, W); None at the start.
 
     The causal VAE takes 1 + 4*((n-1)//4) frames: of 8 it makes 2 latents from the first 5 and drops the last three,
@@ -124,7 +123,7 @@ def history_states(vae: AutoencoderKLWan, history: Frames) -> Latents | None:
     return encode(vae, to_pixels(history[:used]))
 
 
-def _statistics(vae: AutoencoderKLWan, device: torch.device) -> tuple[Tensor, Tensor]:
+def _statistics(vae: VideoAutoencoder, device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from longvie import sampling
 from longvie.config import GenerationConfig, check_seed
-from longvie.pipeline import LongViePipeline
+from longvie.pipeline import LongViePipeline, LongViePipelineOutput
 from longvie.segments import num_segments, plan_segments
 from longvie.types import Carry, ControlMaps, ControlSource, Frames, Image, Segment, SegmentResult
 
@@ -94,7 +94,7 @@ def run_segment(
             on_step(step + 1, config.num_inference_steps)
         return tensors
 
-    frames: Frames = pipe(
+    output = pipe(
         image=carry.first_frame,
         prompt=request.prompt(segment),
         negative_prompt=config.negative_prompt,
@@ -108,7 +108,8 @@ def run_segment(
         sparse_scale=config.sparse_scale,
         latents=sampling.segment_noise(shape, carry.seed, segment.index, config.noise),
         callback_on_step_end=after_step,
-    ).frames
+    )
+    frames: Frames = cast(LongViePipelineOutput, output).frames
     made = frames[: segment.num_valid]
     return SegmentResult(
         segment=segment,

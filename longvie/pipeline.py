@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
@@ -22,7 +22,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenize
 
 from longvie import conditioning, sampling
 from longvie.config import GenerationConfig, check_size
-from longvie.models import block_vae as _block_vae  # noqa: F401  diffusers loads only from modules already imported
+from longvie.models.block_vae import BlockVAE
 from longvie.models.transformer import LongVieTransformer3DModel, Scale
 from longvie.types import Frames, Image
 
@@ -66,7 +66,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self,
         tokenizer: PreTrainedTokenizerBase,
         text_encoder: UMT5EncoderModel,
-        vae: AutoencoderKLWan,
+        vae: AutoencoderKLWan | BlockVAE,
         transformer: LongVieTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: CLIPVisionModel | None = None,
@@ -90,7 +90,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             image_encoder=image_encoder,
             image_processor=image_processor,
         )
-        temporal = vae.config.scale_factor_temporal
+        temporal = vae.config["scale_factor_temporal"]
         if segment_length < 2 or segment_length % temporal != 1:
             raise ValueError(f"segment_length is {segment_length}; take 1 + a multiple of {temporal}")
         self.register_to_config(
@@ -103,7 +103,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             guidance_scale=guidance_scale,
             max_sequence_length=max_sequence_length,
         )
-        self.video_processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
+        self.video_processor = VideoProcessor(vae_scale_factor=vae.config["scale_factor_spatial"])
         self._interrupt = False
         self._num_timesteps = 0
         self._current_timestep: Tensor | None = None
@@ -115,15 +115,15 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     @property
     def segment_length(self) -> int:
-        return self.config.segment_length
+        return self.config["segment_length"]
 
     @property
     def num_history_frames(self) -> int:
-        return self.config.num_history_frames
+        return self.config["num_history_frames"]
 
     @property
     def fps(self) -> int:
-        return self.config.fps
+        return self.config["fps"]
 
     @property
     def size_multiple(self) -> int:
@@ -246,12 +246,12 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """All a segment is conditioned on, from frames and text; see conditioning.py for the layouts."""
         device, dtype = self._execution_device, self.transformer.dtype
         embeds, negative_embeds = self.encode_prompt(
-            prompt=prompt,
+            prompt=cast(str, prompt),  # None where embeddings are given
             negative_prompt=negative_prompt or "",
             do_classifier_free_guidance=self.do_classifier_free_guidance,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
-            max_sequence_length=self.config.max_sequence_length,
+            max_sequence_length=self.config["max_sequence_length"],
             device=device,
         )
         image_tokens = None
@@ -313,7 +313,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 )
             return velocity.float()
 
-        with self.progress_bar(total=num_steps) as progress_bar:
+        with cast(Any, self.progress_bar)(total=num_steps) as progress_bar:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import UInt8
@@ -20,6 +20,22 @@ from longvie.segments import Segment as Segment
 
 Frames = UInt8[Tensor, "t h w 3"]
 Image = UInt8[Tensor, "h w 3"]
+
+
+class VideoAutoencoder(Protocol):
+    """What `AutoencoderKLWan` and our `BlockVAE` have in common: a causal video autoencoder as diffusers calls one.
+
+    `config` has z_dim, scale_factor_spatial, scale_factor_temporal, latents_mean and latents_std.
+    """
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def encode(self, x: Tensor) -> Any: ...
+    def decode(self, z: Tensor) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)

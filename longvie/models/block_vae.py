@@ -69,7 +69,7 @@ class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
     def unclamped(self, z: Float[Tensor, "b z f h w"]) -> Float[Tensor, "b 3 t h w"]:
         """The inverse of the linear map, block by block, and the refiner's correction."""
         latents = rearrange(z, "b z f h w -> b f h w z")
-        side, temporal = self.config.scale_factor_spatial, self.config.scale_factor_temporal
+        side, temporal = self.config["scale_factor_spatial"], self.config["scale_factor_temporal"]
         first, rest = self.first.synthesise(latents[:, :1]), self.rest.synthesise(latents[:, 1:])
         if self.refiner is not None:
             first, rest = (linear + more for linear, more in zip((first, rest), self.refiner(z), strict=True))
@@ -79,7 +79,7 @@ class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def blocks(self, x: Float[Tensor, "b 3 t h w"]) -> tuple[Tensor, Tensor]:
         """Frame 0 as (b, 1, h, w, 192), the rest as (b, f, h, w, 768)."""
-        side, temporal = self.config.scale_factor_spatial, self.config.scale_factor_temporal
+        side, temporal = self.config["scale_factor_spatial"], self.config["scale_factor_temporal"]
         used = (x.shape[2] - 1) // temporal * temporal
         first = rearrange(x[:, :, :1], "b c f (h y) (w x) -> b f h w (c y x)", y=side, x=side)
         rest = rearrange(

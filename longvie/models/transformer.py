@@ -9,7 +9,7 @@ Sources: LongVie 2 (arXiv 2512.13604) and the layout of the released weights, as
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import ModelMixin, WanTransformer3DModel
@@ -97,7 +97,9 @@ class LongVieTransformerBlock(WanTransformerBlock):
         rotary_emb: RotaryEmbedding,
     ) -> Tensor:
         """The base block on `[history ; video]` tokens, then `video += fuse(s_d * dense + s_s * sparse)`."""
-        hidden_states = super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
+        hidden_states = super().forward(
+            hidden_states, encoder_hidden_states, temb, cast(Tensor, rotary_emb)
+        )  # a pair: its annotation is wrong
         streams = self.streams
         if streams is None:
             return hidden_states
@@ -180,7 +182,7 @@ class LongVieTransformer3DModel(WanTransformer3DModel):
         dim = num_attention_heads * attention_head_dim
         for layer in range(num_control_layers):
             self.blocks[layer] = LongVieTransformerBlock(
-                layer, dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim
+                layer, dim, ffn_dim, num_attention_heads, cast(str, qk_norm), cross_attn_norm, eps, added_kv_proj_dim
             )
         self.control_embedder = ControlEmbedder(dim) if num_control_layers else None
 
@@ -226,7 +228,7 @@ class LongVieTransformer3DModel(WanTransformer3DModel):
         try:
             (sample,) = super().forward(
                 hidden_states,
-                timestep,
+                cast(torch.LongTensor, timestep),  # any dtype does
                 encoder_hidden_states,
                 encoder_hidden_states_image,
                 return_dict=False,
@@ -236,6 +238,7 @@ class LongVieTransformer3DModel(WanTransformer3DModel):
             if not torch.is_grad_enabled():  # a checkpointed block reads them again during the backward pass
                 for block in control_blocks:
                     block.streams = None
+        assert isinstance(sample, Tensor)  # the parent's annotation also allows a string
         sample = sample[:, :, num_history : num_history + num_frames]
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
@@ -255,8 +258,8 @@ class LongVieTransformer3DModel(WanTransformer3DModel):
             if states is not None and states.shape[1:] != hidden_states.shape[1:]:
                 raise ValueError(f"{name} is {tuple(states.shape)}; it must match {tuple(hidden_states.shape)}")
         embedder = self.control_embedder
-        tokens_per_frame = (hidden_states.shape[3] // self.config.patch_size[1]) * (
-            hidden_states.shape[4] // self.config.patch_size[2]
+        tokens_per_frame = (hidden_states.shape[3] // self.config["patch_size"][1]) * (
+            hidden_states.shape[4] // self.config["patch_size"][2]
         )
 
         def embed(states: Tensor | None, proj: nn.Module) -> dict[int, Tensor]:
@@ -294,5 +297,5 @@ def _per_token(scale: Scale, hidden_states: Tensor, tokens_per_frame: int, name:
 
 TransformerBlockRegistry.register(  # so that diffusers' step caches know where the tokens are
     LongVieTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
+    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=cast(int, None)),
 )

@@ -84,7 +84,7 @@ def _sample(
     num_steps: int,
 ) -> Float[Tensor, "b z f h w"]:
     """One segment from both controls, in Euler steps, as the pipeline with the scheduler does."""
-    mask = first_frame_mask(noise, model.transformer.config.in_channels - 2 * noise.shape[1])
+    mask = first_frame_mask(noise, model.transformer.config["in_channels"] - 2 * noise.shape[1])
     image = first_frame_states(torch.cat([first, noise[:, :, 1:]], dim=2), data.zero)
     text = encode_text(model.text_encoder, data.ids[rows], data.mask[rows])
     dense, sparse = (control_states(part[rows].float(), data.zero, mask.shape[1]) for part in (data.dense, data.sparse))

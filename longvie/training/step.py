@@ -121,7 +121,7 @@ def batch_loss(
     history = None if history is None else degrade(history)
     noise = starting_noise(torch.randn(x0.shape, generator=generator), history)
     image = first_frame_states(torch.cat([first, x0[:, :, 1:]], dim=2), data.zero)
-    mask = first_frame_mask(x0, model.transformer.config.in_channels - 2 * x0.shape[1])
+    mask = first_frame_mask(x0, model.transformer.config["in_channels"] - 2 * x0.shape[1])
     drop = torch.rand(config.batch, 1, generator=generator) < config.prompt_dropout
     ids = torch.where(drop, data.empty[0], data.ids[rows])
     text_mask = torch.where(drop, data.empty[1], data.mask[rows])

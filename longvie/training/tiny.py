@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -83,7 +83,7 @@ def tiny_transformer(z_dim: int, seed: int) -> LongVieTransformer3DModel:
         embedding.mul_(0.5)
         embedding[:, :z_dim] = directions[:, :z_dim]
         embedding[:, z_dim + 4 :] = directions[:, z_dim : 2 * z_dim]
-        model.patch_embedding.bias.zero_()
+        nn.init.zeros_(cast(Tensor, model.patch_embedding.bias))
         model.proj_out.weight.copy_(directions[:, :z_dim].T * (z_dim / dim) ** 0.5)
         model.proj_out.bias.zero_()
     return model
