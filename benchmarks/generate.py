@@ -36,7 +36,7 @@ from longvie.models.loading import load_pipeline
 from longvie.training.data import scene_controls
 from pipelines import cluster
 from pipelines.demo import DemoOptions, demo_options, write_inputs
-from pipelines.generate import generate
+from pipelines.generation.generate import generate
 
 SCENE = 2_000_900  # held out, as all from 2,000,000 on
 

@@ -29,15 +29,15 @@ import pyarrow as pa
 import ray
 from ray._private.internal_api import node_stats
 
-import pipelines.prepare
+import pipelines.preparation.prepare
 from longvie.media import join_videos, resampled, write_video
 from pipelines import cluster
-from pipelines.estimators import needs_torch
-from pipelines.passes import Here, Result
-from pipelines.prepare import prepare
-from pipelines.prepare_options import PrepareOptions
-from pipelines.unit_worker import ROW, Job, UnitWorker, write_tasks
-from pipelines.units import Unit
+from pipelines.preparation.estimators import needs_torch
+from pipelines.preparation.options import PrepareOptions
+from pipelines.preparation.passes import Here, Result
+from pipelines.preparation.prepare import prepare
+from pipelines.preparation.unit_worker import ROW, Job, UnitWorker, write_tasks
+from pipelines.preparation.units import Unit
 
 FPS, HEIGHT, WIDTH = 24, 360, 640  # of the made videos
 STAGES = ("sources", "scan", "depth", "controls")
@@ -168,11 +168,11 @@ def pools() -> Iterator[None]:
     def place(options: PrepareOptions) -> Iterator[_Pool]:
         yield _Pool()
 
-    before, pipelines.prepare._place = pipelines.prepare._place, place
+    before, pipelines.preparation.prepare._place = pipelines.preparation.prepare._place, place
     try:
         yield
     finally:
-        pipelines.prepare._place = before
+        pipelines.preparation.prepare._place = before
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.prepare_cli import prepare
-from pipelines.render_cli import render
+from pipelines.preparation.cli import prepare
+from pipelines.rendering.cli import render
 
 app = typer.Typer(
     name="longvie",
@@ -74,8 +74,8 @@ def generate(
     log_format: LogFormat = "text",
 ) -> None:
     """Make long videos from controls, or go on with what is unfinished."""
-    from pipelines.generate import GenerateOptions
-    from pipelines.plan import ModelChoice
+    from pipelines.generation.generate import GenerateOptions
+    from pipelines.generation.plan import ModelChoice
 
     options = GenerateOptions(
         source=source,
@@ -127,9 +127,9 @@ def rewrite(
     new_id: Annotated[str | None, typer.Option("--as", help="Name of the edited video; default: ID-edited.")] = None,
 ) -> None:
     """Rewrite a video's prompts for an edited first frame; longvie generate takes what comes out."""
-    from pipelines.caption_endpoint import CaptionEndpoint
-    from pipelines.rewrite import RewriteOptions
-    from pipelines.rewrite import rewrite as run
+    from pipelines.captions.endpoint import CaptionEndpoint
+    from pipelines.captions.rewrite import RewriteOptions
+    from pipelines.captions.rewrite import rewrite as run
 
     options = RewriteOptions(source=source, video_id=video_id, first_frame=first_frame, out=out, new_id=new_id)
     endpoint = CaptionEndpoint.from_environment(captioner, caption_model)
@@ -153,8 +153,8 @@ def demo(
 ) -> None:
     """Prepare a video and make it anew from its controls, with the embedded model."""
     from pipelines.demo import compare, demo_options, one_ray, write_inputs
+    from pipelines.preparation.stage_progress import StageBars, StageLines
     from pipelines.progress import reporting
-    from pipelines.stage_progress import StageBars, StageLines
 
     options = demo_options(out, source, scene, segments, model, workers, restart)
     with one_ray(options):
@@ -190,7 +190,7 @@ def _generate(options: Any, log_format: str) -> int:
     """Run a generate job with its progress and its table; the exit code."""
     from rich.console import Console
 
-    from pipelines.generate import generate as run
+    from pipelines.generation.generate import generate as run
     from pipelines.progress import reporting, summary
 
     started = time.monotonic()
@@ -239,10 +239,10 @@ def _exit_code(error: Exception) -> int | None:
     from longvie.media import VideoError
     from longvie.mesh import SceneError
     from longvie.models.checkpoints import CheckpointError
-    from pipelines.captions import CaptionError
+    from pipelines.captions.captioners import CaptionError
     from pipelines.errors import UserError
-    from pipelines.render import RenderError
-    from pipelines.unit_worker import StorageError
+    from pipelines.preparation.unit_worker import StorageError
+    from pipelines.rendering.render import RenderError
 
     if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError, SceneError)):
         return 2

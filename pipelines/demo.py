@@ -28,12 +28,12 @@ from longvie.types import Frames
 from longvie.video import read_frames, write_image, write_video
 from pipelines import cluster
 from pipelines.errors import UserError
-from pipelines.estimators import SUPPLIED
-from pipelines.generate import GenerateOptions
-from pipelines.outputs import MANIFEST
-from pipelines.plan import ModelChoice
-from pipelines.prepare import prepare
-from pipelines.prepare_options import PrepareOptions
+from pipelines.generation.generate import GenerateOptions
+from pipelines.generation.plan import ModelChoice
+from pipelines.preparation.estimators import SUPPLIED
+from pipelines.preparation.options import PrepareOptions
+from pipelines.preparation.outputs import MANIFEST
+from pipelines.preparation.prepare import prepare
 from pipelines.progress import Report
 from pipelines.storage import check_video_id, check_writable
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-import pipelines.generate
+import pipelines.generation.generate
 from longvie.video import write_image, write_video
-from pipelines.commits import Commit
-from pipelines.generate import GenerateOptions, generate
-from pipelines.plan import ModelChoice, VideoJob
-from pipelines.scheduling import Outcome
+from pipelines.generation.commits import Commit
+from pipelines.generation.generate import GenerateOptions, generate
+from pipelines.generation.plan import ModelChoice, VideoJob
+from pipelines.generation.scheduling import Outcome
+from pipelines.generation.worker import GeneratorWorker, Progress, WorkerConfig
 from pipelines.storage import LocalStorage
-from pipelines.worker import GeneratorWorker, Progress, WorkerConfig
 
 NUM_FRAMES = 26  # four segments of 9 frames: 9 + 8 + 8 + 1
 NUM_SEGMENTS = 4
@@ -236,5 +236,5 @@ def run_to_death(
     """Run a job in this process, driver and worker in one, and die at one of the points. For a child process."""
     torch.set_num_threads(1)
     executioner = Executioner(Path(folder), points)
-    pipelines.generate.open_storage = lambda uri: KillingStorage(Path(uri), executioner)
+    pipelines.generation.generate.open_storage = lambda uri: KillingStorage(Path(uri), executioner)
     run(source, out, Path(model), worker_class=killed_worker(executioner), **options)

@@ -15,7 +15,7 @@ from longvie.video import probe_video, read_frames, read_image
 from pipelines.cli import main
 from pipelines.demo import EXCERPT, DemoOptions, compare, demo_options, write_inputs
 from pipelines.errors import UserError
-from pipelines.generate import generate
+from pipelines.generation.generate import generate
 from tests.pipelines.helpers import Log, artifacts, run
 
 SCENE = TEST_SEEDS[0]

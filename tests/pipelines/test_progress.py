@@ -7,8 +7,8 @@ import json
 
 from rich.console import Console
 
+from pipelines.generation.scheduling import Outcome
 from pipelines.progress import Bars, describe, json_lines, summary
-from pipelines.scheduling import Outcome
 
 PLAN = {
     "videos": [

@@ -1,0 +1,1 @@
+"""From raw videos to controls, exact statistics and segments, on Ray Data."""

@@ -1,0 +1,1 @@
+"""From animated 3-D scenes to prepared data."""

@@ -1,0 +1,84 @@
+"""`longvie render` on the command line: its flags, and how its end is told."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+
+def render(
+    scene: Annotated[str, typer.Argument(help="Animated .glb or .gltf, with a camera.", metavar="SCENE")],
+    out: Annotated[str, typer.Option(help="Folder or URI for the rendering and all that prepare makes of it.")],
+    model: Annotated[
+        str | None, typer.Option(help="Take size, fps and segment length from this model; tiny: the embedded one.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second; default 16.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; default 640x352.")] = None,
+    segment_length: Annotated[int | None, typer.Option(help="Frames a segment; default 81.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="How long; default: to the animation's last key.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="The same in seconds.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Which camera, if there are several.", metavar="NAME")] = None,
+    animation: Annotated[str | None, typer.Option(help="The only one to play; default: all.", metavar="NAME")] = None,
+    grid: Annotated[str | None, typer.Option(help="Tracked points, ROWSxCOLUMNS; default 50x50, or what fits.")] = None,
+    supersampling: Annotated[int, typer.Option(help="Rays a pixel's side where colours change.")] = 2,
+    prompt: Annotated[str | None, typer.Option(help="The prompt of every segment; default: 'a video'.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
+    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
+    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+) -> None:
+    """Turn an animated 3-D scene into a video with exact depth and tracks, prepared as controls."""
+    from pipelines.rendering.options import RenderOptions
+
+    options = RenderOptions(
+        scene=scene,
+        out=out,
+        model=model,
+        fps=fps,
+        size=size,
+        segment_length=segment_length,
+        num_frames=num_frames,
+        seconds=seconds,
+        camera=camera,
+        animation=animation,
+        grid=grid,
+        supersampling=supersampling,
+        prompt=prompt,
+        restart=restart,
+        workers=workers,
+        address=address,
+        wait_for_nodes=wait_for_nodes,
+    )
+    raise typer.Exit(_run(options, log_format))
+
+
+def _run(options: Any, log_format: str) -> int:
+    """Run the job with its progress and its table; the exit code."""
+    from rich.console import Console
+
+    from pipelines.errors import UserError
+    from pipelines.preparation.stage_progress import StageBars, StageLines, stage_summary
+    from pipelines.progress import reporting
+    from pipelines.rendering.render import render as run
+
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format is {log_format}; choose text or json")
+    started = time.monotonic()
+    with reporting(log_format, StageBars, StageLines) as report:
+        summary = run(options, report)
+        seconds = time.monotonic() - started
+        if log_format == "json":
+            report(
+                "end",
+                seconds=round(seconds, 3),
+                num_videos=summary.num_videos,
+                num_segments=summary.num_segments,
+                num_errors=len(summary.errors),
+                num_rejected=summary.num_rejected,
+            )
+    if log_format == "text":
+        Console().print(stage_summary(summary, seconds))
+    return 1 if summary.failed(strict=True) else 0
