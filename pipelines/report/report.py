@@ -33,7 +33,7 @@ def write_report(folder: Path, storage: Storage, recipe: Recipe) -> None:
 def render(page: Page) -> bytes:
     """The page as HTML. Everything users wrote is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines"),
+        loader=jinja2.PackageLoader("pipelines.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
