@@ -55,6 +55,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
         _check_address(joined)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray Data's own actor pools make Ray warn, an "error" on stderr each pass; what fails reaches us as exceptions
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
