@@ -2,6 +2,7 @@
 #   make demo                     a long video from the embedded model, into out/demo/
 #   make test                     the test suite
 #   make check                    formatting, lint, types, tests
+#   make tiny PREPARED=out/film   the embedded model, from scenes and a film that longvie prepare has prepared
 #   make PYTHON=python3.12 VENV=~/venvs/longvie test
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,7 +31,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 tiny: $(READY)
-	$(BIN)/python -m longvie.training.tiny --out out/tiny
+	$(BIN)/python -m longvie.training.tiny --out out/tiny $(if $(PREPARED),--prepared $(PREPARED))
 
 depth: $(READY)
 	$(BIN)/python -m longvie.training.depth --out out/depth

@@ -16,6 +16,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.rest = _LinearMap(block * scale_factor_temporal, z_dim)
         self.refiner = _Refiner(z_dim, refiner_width, block, block * scale_factor_temporal) if refiner_width else None
 
+    @apply_forward_hook
     def encode(self, x: Float[Tensor, "b 3 t h w"], return_dict: bool = True) -> Any:
         """To an `AutoencoderKLOutput`, of pixels in [-1, 1]; what exceeds whole latents is dropped."""
         first, rest = self.blocks(x)
@@ -61,6 +63,7 @@ class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, DETERMINISTIC_LOGVAR)], dim=1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook
     def decode(self, z: Float[Tensor, "b z f h w"], return_dict: bool = True) -> Any:
         """To a `DecoderOutput` of pixels, clamped to [-1, 1]."""
         pixels = self.unclamped(z).clamp(-1, 1)

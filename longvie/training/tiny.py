@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +29,8 @@ from longvie.models.block_vae import BlockVAE
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
 from longvie.scenes import TRAIN_SEEDS
-from longvie.training.latents import World, clips, encode_scenes, fit_linear
+from longvie.training.film import HELD_OUT, Span, windows
+from longvie.training.latents import World, clips, encode_scene, encode_scenes, fit_linear
 from longvie.training.optimizer import Optimizers, rate_at
 from longvie.training.rollouts import make_segments, roll_out
 from longvie.training.step import Latents, OwnFrames, StepConfig, TinyModel, batch_loss, update_average
@@ -38,6 +41,7 @@ EMA_DECAY = 0.998
 CHECKPOINT_EVERY = 100
 LOG_EVERY = 25
 SHARD = 64  # scenes rendered and encoded at a time
+FILM_SEGMENTS = 2  # of a window of a film
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,9 @@ class TinyRecipe:
     Args:
         start: folder of an earlier tiny model whose weights this one starts from; None: from random numbers.
         peak: share of the optimisers' peak rates; less than 1 for a model that has learned before.
+        prepared: folder of `longvie prepare` with a film to learn from beside the scenes; None: scenes alone.
+        film_share: of the steps that see the film.
+        held_out: seconds of the film that are not trained on.
     """
 
     seed: int = 0
@@ -61,7 +68,15 @@ class TinyRecipe:
     num_rollouts: int = 64  # videos made for that, and segments of as many for the refiner
     num_inference_steps: int = 1
     num_refiner_steps: int = 800
+    prepared: str | None = None
+    film_share: float = 0.65
+    held_out: tuple[Span, ...] = HELD_OUT
     step: StepConfig = field(default_factory=StepConfig)
+
+    @property
+    def film_world(self) -> World:
+        """Windows of a film are shorter than scenes: most shots are."""
+        return replace(self.world, num_segments=FILM_SEGMENTS)
 
 
 def tiny_transformer(z_dim: int, seed: int) -> LongVieTransformer3DModel:
@@ -126,6 +141,22 @@ def latents_stage(out: Path, recipe: TinyRecipe) -> tuple[dict[str, Tensor], lis
     return {name: torch.cat(rows) for name, rows in parts.items()}, captions
 
 
+def film_stage(out: Path, recipe: TinyRecipe, vae: BlockVAE) -> tuple[dict[str, Tensor], list[str]]:
+    """Encode all windows of the prepared film."""
+    path = out / "film.safetensors"
+    if not path.with_suffix(".json").exists():
+        assert recipe.prepared is not None
+        parts: dict[str, list[Tensor]] = defaultdict(list)
+        captions: list[str] = []
+        for window in windows(Path(recipe.prepared), recipe.film_world, recipe.held_out):
+            for name, part in encode_scene(vae, window, recipe.world.segment_length).items():
+                parts[name].append(part)
+            captions += [window.caption] * recipe.film_world.num_segments
+        save_file({name: torch.cat(rows).contiguous() for name, rows in parts.items()}, path)
+        path.with_suffix(".json").write_text(json.dumps(captions))
+    return load_file(path), json.loads(path.with_suffix(".json").read_text())
+
+
 def tokenizer_stage(recipe: TinyRecipe, captions: list[str]) -> PreTrainedTokenizerFast:
     """The words of the captions, or those an earlier model knows."""
     if recipe.start is None:
@@ -162,35 +193,46 @@ def new_model(recipe: TinyRecipe, vocabulary: int) -> TinyModel:
     return model
 
 
-def own_frames(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> OwnFrames:
-    """First frames and histories from rollouts of the averaged model; made once, when their step is reached."""
-    path = out / "own_frames.safetensors"
+def own_frames(path: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> OwnFrames:
+    """First frames and histories from rollouts of the averaged model; made once, when their step is reached.
+
+    As many segments as `num_rollouts` scenes have.
+    """
     if not path.exists():
-        _, own = roll_out(average, vae, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
+        videos = min(recipe.num_rollouts * recipe.world.num_segments, len(data.video)) // data.num_segments
+        _, own = roll_out(average, vae, data, videos, recipe.num_inference_steps, recipe.seed)
         save_file({"first": own.first, "history": own.history}, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
     return OwnFrames(**load_file(path))
 
 
-def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vae: BlockVAE, vocabulary: int) -> TinyModel:
-    """Train from the last checkpoint on; returns the averaged model."""
+def transformer_stage(
+    out: Path, recipe: TinyRecipe, worlds: Mapping[str, Latents], vae: BlockVAE, vocabulary: int
+) -> TinyModel:
+    """Train from the last checkpoint on, each step on one of the worlds; returns the averaged model.
+
+    Args:
+        worlds: "scenes", and "film" if there is one.
+    """
     model = new_model(recipe, vocabulary)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = Optimizers(model)
     first = _load_checkpoint(out / "checkpoint.safetensors", model, average, optimizers)
     losses: dict[str, list[float]] = defaultdict(list)
     started = time.time()
-    own = None
+    own: dict[str, OwnFrames] = {}
     for step in range(first, recipe.num_steps):
-        if own is None and step >= recipe.own_frames_from:
-            own = own_frames(out, recipe, average, vae, data)
-        loss, modality = batch_loss(model, data, recipe.step, recipe.seed, step, own)
+        if not own and step >= recipe.own_frames_from:
+            for name, data in worlds.items():
+                own[name] = own_frames(out / f"own_{name}.safetensors", recipe, average, vae, data)
+        world = world_at(step, recipe, list(worlds))
+        loss, modality = batch_loss(model, worlds[world], recipe.step, recipe.seed, step, own.get(world))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; the checkpoint before it is kept")
         loss.backward()
         optimizers.step(recipe.peak * rate_at(step, recipe.num_steps))
         update_average(average, model, min(EMA_DECAY, (step + 1) / (step + 10)))
-        losses[modality].append(loss.item())
+        losses[f"{world} {modality}"].append(loss.item())
         if (step + 1) % LOG_EVERY == 0:
             means = {name: round(sum(values) / len(values), 4) for name, values in sorted(losses.items())}
             rate = (time.time() - started) / (step + 1 - first)
@@ -199,6 +241,14 @@ def transformer_stage(out: Path, recipe: TinyRecipe, data: Latents, vae: BlockVA
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.num_steps:
             _save_checkpoint(out / "checkpoint.safetensors", model, average, optimizers, step + 1)
     return average
+
+
+def world_at(step: int, recipe: TinyRecipe, worlds: Sequence[str]) -> str:
+    """Which world a step sees: a function of the seed and the step alone."""
+    if "film" not in worlds:
+        return "scenes"
+    generator = torch.Generator().manual_seed(recipe.seed * 2_000_003 + step)
+    return "film" if float(torch.rand((), generator=generator)) < recipe.film_share else "scenes"
 
 
 def export(
@@ -220,20 +270,33 @@ def export(
     for path in out.glob("*/config.json"):  # where parts were loaded from means nothing elsewhere
         kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
         path.write_text(json.dumps(kept, indent=2) + "\n")
-    start = None if recipe.start is None else Path(recipe.start).name
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"start": start}, indent=1) + "\n")
+    told = {
+        name: None if value is None else Path(value).name
+        for name, value in (("start", recipe.start), ("prepared", recipe.prepared))
+    }
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe) | told, indent=1) + "\n")
     return pipe
 
 
-def refiner_stage(out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> BlockVAE:
+def refiner_stage(
+    out: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, worlds: Mapping[str, Latents]
+) -> BlockVAE:
     """Train the decoder's refiner on what the model makes of training videos; latents stay what they were."""
     if not (out / "vae-refined" / "config.json").exists():
         path, world = out / "made.safetensors", recipe.world
+        segments = recipe.num_rollouts * world.num_segments
         if not path.exists():
-            made = make_segments(average, data, recipe.num_rollouts, recipe.num_inference_steps, recipe.seed)
-            save_file({"made": made}, path.with_suffix(".partial"))
+            made = []
+            for data in worlds.values():
+                videos = min(segments, len(data.video)) // data.num_segments
+                made.append(make_segments(average, data, videos, recipe.num_inference_steps, recipe.seed))
+            save_file({"made": torch.cat(made)}, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
         video, _, _ = clips([world.scene(seed) for seed in TRAIN_SEEDS[: recipe.num_rollouts]], world)
+        if recipe.prepared is not None:
+            film = windows(Path(recipe.prepared), recipe.film_world, recipe.held_out)
+            first = list(itertools.islice(film, segments // FILM_SEGMENTS))
+            video = torch.cat([video, clips(first, recipe.film_world)[0]])
         for step, loss in train_refiner(vae, video, load_file(path)["made"], recipe.num_refiner_steps, recipe.seed):
             if (step + 1) % LOG_EVERY == 0:
                 _log(out, {"refiner_step": step + 1, "loss": loss})
@@ -279,20 +342,32 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=TinyRecipe.num_scenes)
     parser.add_argument("--start", help="folder of an earlier tiny model to go on from")
     parser.add_argument("--peak", type=float, default=TinyRecipe.peak, help="share of the peak learning rates")
+    parser.add_argument("--prepared", help="folder of longvie prepare with a film to learn from, too")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe, out = (
-        TinyRecipe(num_steps=arguments.steps, num_scenes=arguments.scenes, start=arguments.start, peak=arguments.peak),
-        arguments.out,
+    recipe = TinyRecipe(
+        num_steps=arguments.steps,
+        num_scenes=arguments.scenes,
+        start=arguments.start,
+        peak=arguments.peak,
+        prepared=arguments.prepared,
     )
+    run(recipe, arguments.out)
+
+
+def run(recipe: TinyRecipe, out: Path) -> None:
+    """All stages, each skipped where its files are there."""
     out.mkdir(parents=True, exist_ok=True)
     vae = autoencoder_stage(out, recipe)
     latents, captions = latents_stage(out, recipe)
     tokenizer = tokenizer_stage(recipe, captions)
-    data = dataset(latents, captions, tokenizer, vae, recipe.world.num_segments)
-    average = transformer_stage(out, recipe, data, vae, len(tokenizer))
-    vae = refiner_stage(out, recipe, average, vae, data)
+    worlds = {"scenes": dataset(latents, captions, tokenizer, vae, recipe.world.num_segments)}
+    if recipe.prepared is not None:
+        film, prompts = film_stage(out, recipe, vae)
+        worlds["film"] = dataset(film, prompts, tokenizer, vae, FILM_SEGMENTS)
+    average = transformer_stage(out, recipe, worlds, vae, len(tokenizer))
+    vae = refiner_stage(out, recipe, average, vae, worlds)
     export(out / "model", average, tokenizer, vae, recipe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -27,6 +28,13 @@ def pipe() -> LongViePipeline:
 def test_it_is_small_and_has_a_card() -> None:
     assert sum(file.stat().st_size for file in TINY.rglob("*") if file.is_file()) < MAX_BYTES
     assert (TINY / "README.md").is_file()
+
+
+def test_it_loads_without_a_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("diffusers", "transformers"):  # they keep their records from other handlers
+        monkeypatch.setattr(logging.getLogger(library), "propagate", True)
+    load_pipeline()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_it_loads_quickly() -> None:

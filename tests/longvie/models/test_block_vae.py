@@ -45,3 +45,16 @@ def test_saved_and_loaded_it_is_the_same(vae: BlockVAE, tmp_path: Path) -> None:
     latents = torch.randn(1, 192, 3, 2, 2)
     assert torch.equal(loaded.decode(latents).sample, vae.decode(latents).sample)
     assert len(loaded.config.latents_mean) == len(loaded.config.latents_std) == 192
+
+
+def test_offload_hooks_run_before_encode_and_decode(vae: BlockVAE) -> None:
+    """`enable_model_cpu_offload` moves a model when its hook runs; encode and decode are called without `forward`."""
+    calls: list[str] = []
+
+    class Hook:
+        def pre_forward(self, module: BlockVAE) -> None:
+            calls.append(type(module).__name__)
+
+    vae._hf_hook = Hook()  # type: ignore[assignment]
+    vae.decode(vae.encode(torch.zeros(1, 3, 5, 8, 8)).latent_dist.mode())
+    assert calls == ["BlockVAE", "BlockVAE"]

@@ -63,7 +63,7 @@ def test_resuming_equals_an_uninterrupted_run(
     vocabulary = int(data.ids.max()) + 1
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole = tiny.transformer_stage(tmp_path / "whole", recipe, data, vae, vocabulary)
+    whole = tiny.transformer_stage(tmp_path / "whole", recipe, {"scenes": data}, vae, vocabulary)
     original = tiny.batch_loss
 
     def interrupted(*arguments: object) -> object:
@@ -73,9 +73,9 @@ def test_resuming_equals_an_uninterrupted_run(
 
     monkeypatch.setattr(tiny, "batch_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tiny.transformer_stage(tmp_path / "parts", recipe, data, vae, vocabulary)
+        tiny.transformer_stage(tmp_path / "parts", recipe, {"scenes": data}, vae, vocabulary)
     monkeypatch.setattr(tiny, "batch_loss", original)
-    parts = tiny.transformer_stage(tmp_path / "parts", recipe, data, vae, vocabulary)
+    parts = tiny.transformer_stage(tmp_path / "parts", recipe, {"scenes": data}, vae, vocabulary)
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -105,7 +105,7 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_checkpoint(
     monkeypatch.setattr(tiny, "batch_loss", broken)
     recipe = tiny.TinyRecipe(z_dim=8, num_steps=4, step=StepConfig(batch=2))
     with pytest.raises(FloatingPointError, match="step 2"):
-        tiny.transformer_stage(tmp_path, recipe, data, vae, int(data.ids.max()) + 1)
+        tiny.transformer_stage(tmp_path, recipe, {"scenes": data}, vae, int(data.ids.max()) + 1)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "checkpoint.safetensors").values())
 
 
@@ -129,6 +129,26 @@ def test_rollouts_are_what_the_pipeline_makes() -> None:
         decoded = conditioning.to_frames(conditioning.decode(pipe.vae, latent[None].float()))
         expected = result.frames.float()
         assert (decoded[-len(expected) :].float() - expected).abs().mean() < 1.5  # float16 between segments
+
+
+def test_the_film_has_its_share_of_the_steps_and_scenes_alone_have_all() -> None:
+    recipe = tiny.TinyRecipe(film_share=0.7)
+    drawn = [tiny.world_at(step, recipe, ["scenes", "film"]) for step in range(1000)]
+    assert 650 < drawn.count("film") < 750
+    assert drawn == [tiny.world_at(step, recipe, ["scenes", "film"]) for step in range(1000)]
+    assert {tiny.world_at(step, recipe, ["scenes"]) for step in range(100)} == {"scenes"}
+
+
+def test_two_worlds_train_one_model_and_each_has_frames_of_its_own(
+    vae: BlockVAE, data: Latents, tmp_path: Path
+) -> None:
+    recipe = tiny.TinyRecipe(
+        z_dim=8, world=WORLD, num_steps=6, own_frames_from=2, num_rollouts=2, step=StepConfig(batch=2)
+    )
+    worlds = {"scenes": data, "film": data}
+    tiny.transformer_stage(tmp_path, recipe, worlds, vae, int(data.ids.max()) + 1)
+    for name in worlds:
+        assert len(load_file(tmp_path / f"own_{name}.safetensors")["first"]) == 2 * WORLD.num_segments
 
 
 def test_prompts_become_words_and_an_end() -> None:
