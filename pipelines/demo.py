@@ -38,8 +38,7 @@ from pipelines.progress import Report
 from pipelines.storage import check_video_id, check_writable
 
 EXCERPT = Path(__file__).parent.parent / "examples" / "big_buck_bunny.mp4"
-EXCERPT_PROMPT = "a small grey chinchilla runs along a forest path to a big white rabbit"
-PROMPT = "a video"
+PROMPT = "a video"  # what the embedded model was told of films
 _SHOWN_HEIGHT = 192  # pixels that a panel of the comparison has at least
 
 
@@ -133,7 +132,7 @@ def write_inputs(options: DemoOptions, report: Report) -> None:
     if options.scene is not None:
         source, prompt = _write_scene(options, options.scene)
     else:
-        source, prompt = str(options.source), EXCERPT_PROMPT if options.source == str(EXCERPT) else PROMPT
+        source, prompt = str(options.source), PROMPT
     summary = prepare(
         PrepareOptions(
             inputs=(source,),

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.toy import save_toy_pipeline
 
+torch.set_num_threads(1)  # as in a worker; on a busy machine two threads that wait for each other are far slower
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
