@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 
 from tests.toy import save_toy_pipeline
 
 torch.set_num_threads(1)  # as in a worker; on a busy machine two threads that wait for each other are far slower
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def own_attention_backend() -> Iterator[None]:
+    """A model's `set_attention_backend` holds for every model of the process; here, for one test."""
+    with attention_backend("native"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_depth_of_a_plane(seed: int, t: float, interpolation: str) -> None:
     expected, _ = world.depth(centres(), t)
     depth = load(world).render(t, HEIGHT, WIDTH).depth.reshape(-1)
     near = expected < 300  # beyond, the square that stands for the plane may end
-    np.testing.assert_allclose(depth[near], expected[near], rtol=1e-5)
+    np.testing.assert_allclose(depth[near], expected[near], rtol=1e-4)  # rays in float32 that graze the plane
 
 
 @few
