@@ -17,7 +17,7 @@ from numpy import ndarray
 from longvie.controls.normalize import HIGH_PERCENTILE, LOW_PERCENTILE, DepthHistogram, normalize_depth
 from longvie.controls.render import default_grid
 from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks, load_point_tracker
-from longvie.media import CONTROL, VideoError, resampled, write_image, write_video
+from longvie.media import CONTROL, GREY, VideoError, resampled, write_image, write_video
 from longvie.segments import Segment
 from pipelines.fetch import LocalCopies
 from pipelines.preparation.depth_stage import read_depth, segment_histogram, write_histogram
@@ -59,7 +59,7 @@ class ControlStage:
         grey = None
         if recipe.measured:
             made["range"], grey = self._grey(task, folder)
-            write_video(folder / made["dense"], _in_colour(grey), recipe.fps, codec=CONTROL)
+            write_video(folder / made["dense"], _in_colour(grey), recipe.fps, codec=GREY)
         frames = self._read_frames(task)
         if task["index"] == 0:
             made["first"] = f"{files['first']}.png"
