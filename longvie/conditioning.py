@@ -99,7 +99,7 @@ def repeat_from(vae: VideoAutoencoder, device: torch.device | str = "cpu") -> in
 def image_states(vae: VideoAutoencoder, image: Image, num_frames: int) -> Float[Tensor, "1 zm f h w"]:
     """The image-to-video condition of the base model, (1, m + z, F, H, W): mask, first-frame latents."""
     latents = encode_first_frame(vae, to_pixels(image[None]), num_frames)
-    return torch.cat([first_frame_mask(latents, vae.config.scale_factor_temporal), latents], dim=1)
+    return stack_image(latents, vae.config.scale_factor_temporal)
 
 
 def control_states(vae: VideoAutoencoder, frames: Frames) -> Float[Tensor, "1 zmz f h w"]:
@@ -107,7 +107,17 @@ def control_states(vae: VideoAutoencoder, frames: Frames) -> Float[Tensor, "1 zm
     pixels = to_pixels(frames)
     latents = encode(vae, pixels)
     first = encode_first_frame(vae, pixels[:, :, :1], frames.shape[0])
-    return torch.cat([latents, first_frame_mask(latents, vae.config.scale_factor_temporal), first], dim=1)
+    return stack_control(latents, first, vae.config.scale_factor_temporal)
+
+
+def stack_image(first: Latents, mask_channels: int) -> Float[Tensor, "b zm f h w"]:
+    """The image-to-video condition of latents of a first frame followed by grey: mask, then they."""
+    return torch.cat([first_frame_mask(first, mask_channels), first], dim=1)
+
+
+def stack_control(latents: Latents, first: Latents, mask_channels: int) -> Float[Tensor, "b zmz f h w"]:
+    """A control of its latents and of those of its first frame followed by grey, with the mask between."""
+    return torch.cat([latents, first_frame_mask(latents, mask_channels), first], dim=1)
 
 
 def history_states(vae: VideoAutoencoder, history: Frames) -> Latents | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.encoding.cli import encode
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
 
@@ -114,6 +115,7 @@ def generate(
 
 app.command()(prepare)
 app.command()(render)
+app.command()(encode)
 
 
 @app.command()
@@ -239,12 +241,13 @@ def _exit_code(error: Exception) -> int | None:
     from longvie.media import VideoError
     from longvie.mesh import SceneError
     from longvie.models.checkpoints import CheckpointError
+    from longvie.training.encoded_layout import EncodedError
     from pipelines.captions.captioners import CaptionError
     from pipelines.errors import UserError
     from pipelines.preparation.unit_worker import StorageError
     from pipelines.rendering.render import RenderError
 
-    if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError, SceneError)):
+    if isinstance(error, (UserError, VideoError, CheckpointError, EncodedError, DepthError, TrackError, SceneError)):
         return 2
     return 1 if isinstance(error, (StorageError, CaptionError, RenderError)) else None
 

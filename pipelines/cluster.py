@@ -90,7 +90,7 @@ def place(
         wait_seconds: how long an autoscaling cluster may take to add what is missing.
     """
     if gpus_per_worker is None:
-        gpus_per_worker = int(any(node.get("GPU", 0) >= 1 for node in _nodes()))
+        gpus_per_worker = _usual_gpus()
     wanted = min(workers or 1, num_videos)
     fitting = _make_room(wanted, gpus_per_worker, threads_per_worker, wait_seconds)
     if fitting < wanted:
@@ -103,15 +103,22 @@ def place(
 
 
 def place_stage(
-    stage: str, workers: int | None, gpus: float, threads: float, wait_seconds: float = 0.0, remedy: str = "--workers"
+    stage: str,
+    workers: int | None,
+    gpus: float | None,
+    threads: float,
+    wait_seconds: float = 0.0,
+    remedy: str = "--workers",
 ) -> Placement:
-    """The workers of one stage of preparation, or `UserError` if the cluster can never hold them.
+    """The workers of one stage of a job, or `UserError` if the cluster can never hold them.
 
     Args:
         workers: None for as many as fit.
-        gpus: of each; a part of one is shared.
+        gpus: of each; a part of one is shared; None for 1 where the cluster has GPUs and 0 where it has none.
         remedy: the flags that lower what is asked for.
     """
+    if gpus is None:
+        gpus = _usual_gpus()
     fitting = _make_room(workers or 1, gpus, threads, wait_seconds)
     if fitting < (workers or 1):
         raise UserError(
@@ -119,6 +126,10 @@ def place_stage(
             "--wait-for-nodes SECONDS where it can grow"
         )
     return Placement(workers=workers or fitting, gpus_per_worker=gpus, threads_per_worker=threads)
+
+
+def _usual_gpus() -> int:
+    return int(any(node.get("GPU", 0) >= 1 for node in _nodes()))
 
 
 def _make_room(wanted: int, gpus: float, cpus: float, wait_seconds: float) -> int:

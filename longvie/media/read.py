@@ -20,14 +20,14 @@ SEEK_BEYOND = 48  # frames; decoding over a shorter gap is faster than seeking
 
 
 class Video:
-    """An opened source: `info`, the time of each frame, and frames by number.
+    """An opened source: its `uri`, `info`, the time of each frame, and frames by number.
 
     Frames come from PyAV, one after the other, or by seeking to the key frame before; or from decord where the video is
     small and asked for by number. Both give the same bytes.
     """
 
     def __init__(self, uri: str | Path) -> None:
-        self._uri = uri
+        self.uri = uri
         self._index = index_video(uri)
         self._stream = _Stream(uri, self._index)
         self._decord = None
@@ -46,7 +46,7 @@ class Video:
         count = self.info.num_frames
         wrong = [index for index in indices if not 0 <= index < count]
         if wrong:
-            raise VideoError(f"{self._uri} has {count} frames; frame {wrong[0]} was asked for")
+            raise VideoError(f"{self.uri} has {count} frames; frame {wrong[0]} was asked for")
         if not len(indices):
             return np.empty((0, self.info.height, self.info.width, 3), np.uint8)
         if self.info.decoder == "decord":

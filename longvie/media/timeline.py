@@ -37,7 +37,7 @@ def timeline(times: Float[ndarray, " n"], duration: float, fps: float) -> Int[nd
 
 
 def resampled(
-    uri: str | Path,
+    video: str | Path | Video,
     *,
     fps: float,
     height: int,
@@ -49,13 +49,15 @@ def resampled(
 ) -> Iterator[UInt8[ndarray, "t height width 3"]]:
     """Frames `start .. stop-1` (all from `start` if None) of a video at `fps` and height x width, in batches.
 
-    It holds one batch of fitted frames and one source frame, however long the video is.
+    It holds one batch of fitted frames and one source frame, however long the video is. An opened `Video` saves finding
+    out again when its frames are shown: 0.2 s for ten minutes.
     """
-    video = Video(uri)
+    video = video if isinstance(video, Video) else Video(video)
     shown = timeline(video.times, video.info.duration, fps)
     stop = len(shown) if stop is None else stop
     if not 0 <= start < stop <= len(shown):
-        raise VideoError(f"{uri} has {len(shown)} frames at {fps:g} fps; frames {start}..{stop - 1} were asked for")
+        asked = f"frames {start}..{stop - 1} were asked for"
+        raise VideoError(f"{video.uri} has {len(shown)} frames at {fps:g} fps; {asked}")
     shown = shown[start:stop]
     fitted = np.empty((0, height, width, 3), np.uint8)
     frames = video.frames(np.unique(shown))

@@ -20,11 +20,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from longvie.models.checkpoints import CheckpointError, load_transformer, weight_files
+from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
 
 TINY = Path(__file__).parent.parent / "tiny"
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
-_LOADED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # no format that can run code
+LOADED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # no format that can run code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def resolve_model(model: str | Path | None) -> Path:
     if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
         raise CheckpointError(f"model {model} does not exist; give a folder in diffusers layout or a hub name")
     try:
-        return Path(snapshot_download(str(model), allow_patterns=list(_LOADED)))
+        return Path(snapshot_download(str(model), allow_patterns=list(LOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
@@ -73,7 +74,7 @@ def read_pipeline_config(model: str | Path | None = None) -> PipelineConfig:
     """
     path = resolve_model(model)
     index, vae, transformer = (
-        _read_json(path / name) for name in ("model_index.json", "vae/config.json", "transformer/config.json")
+        read_json(path / name) for name in ("model_index.json", "vae/config.json", "transformer/config.json")
     )
     names = ("segment_length", "num_history_frames", "fps", "height", "width", "num_inference_steps", "guidance_scale")
     defaults = _signature_defaults()
@@ -111,10 +112,20 @@ def load_pipeline(
         num_control_layers: of `control`, where it is not the released 12.
     """
     path = resolve_model(model)
-    config = _read_json(path / "transformer" / "config.json")
+    config = read_json(path / "transformer" / "config.json")
     if num_control_layers is not None:
         config["num_control_layers"] = num_control_layers
     transformer = load_transformer(path, control, attention, config=config, dtype=dtype, device=device)
+    return open_pipeline(path, transformer, dtype, device)
+
+
+def open_pipeline(
+    path: Path,
+    transformer: LongVieTransformer3DModel | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> LongViePipeline:
+    """All components of a folder around a transformer; None: without one, for what its encoders make."""
     dtypes = {"default": dtype or torch.float32, "vae": torch.float32}
     try:
         pipe = LongViePipeline.from_pretrained(path, transformer=transformer, dtype=dtypes, use_safetensors=True)
@@ -130,7 +141,7 @@ def check_components(path: Path) -> None:
 
     Only headers are read. The transformer has an accounting of its own; see `account_files`.
     """
-    for name, named in _read_json(path / "model_index.json").items():
+    for name, named in read_json(path / "model_index.json").items():
         if not isinstance(named, list) or None in named or name == "transformer":
             continue
         folder = path / name
@@ -138,7 +149,7 @@ def check_components(path: Path) -> None:
         if not configs:
             raise CheckpointError(f"{path} lacks {name}/, which its model_index.json names; download it again")
         for config in configs:
-            _read_json(config)
+            read_json(config)
         for file in weight_files(folder) if (folder / "config.json").is_file() else ():
             try:
                 with safe_open(file, "pt"):
@@ -154,10 +165,15 @@ def fingerprint(
 ) -> str:
     """SHA-256 over everything a result depends on: the folder's weights, configs and tokenizer, and the overlays."""
     path = resolve_model(model)
-    files = {f"model/{file.relative_to(path)}": file for pattern in _LOADED for file in path.rglob(pattern)}
+    files = {f"model/{file.relative_to(path)}": file for pattern in LOADED for file in path.rglob(pattern)}
     for role, weights in (("control", control), ("attention", attention)):
         if weights is not None:
             files.update({f"{role}/{i}": file for i, file in enumerate(weight_files(weights))})
+    return digest_files(files)
+
+
+def digest_files(files: Mapping[str, Path]) -> str:
+    """SHA-256 over the names and contents of files."""
     digest = hashlib.sha256()
     for name in sorted(files):
         with files[name].open("rb") as file:
@@ -170,7 +186,8 @@ def _signature_defaults() -> Mapping[str, Any]:
     return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; `CheckpointError` if the file holds none."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -106,19 +106,20 @@ def open_recipe(storage: Storage, recipe: Recipe) -> None:
                 "anew with --restart"
             )
         raise UserError(
-            f"{storage.uri} was prepared with {_differences(before['settings'], content['settings'])}; data of two "
+            f"{storage.uri} was prepared with {differences(before['settings'], content['settings'])}; data of two "
             "kinds is not mixed: choose another --out, or begin anew with --restart"
         )
     storage.write(NAME, json.dumps(content, indent=2, ensure_ascii=False).encode())
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """Which settings are not what they were, in words."""
     said = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             if old != new:
-                said.append(_differences(old, new, f"{prefix}{name}."))
+                said.append(differences(old, new, f"{prefix}{name}."))
         elif old != new:
             said.append(f"{prefix}{name} {_short(old)}, now {_short(new)}")
     return "; ".join(said)

@@ -7,13 +7,12 @@ It holds no frame.
 from __future__ import annotations
 
 import functools
-import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.fetch import stamp_of
@@ -24,36 +23,15 @@ from pipelines.preparation.depth_stage import HISTOGRAM, DepthStage, depth_file
 from pipelines.preparation.long_videos import Content, LongVideo, contents_of, long_videos, scan_unit, source_units
 from pipelines.preparation.options import PROMPT, PrepareOptions
 from pipelines.preparation.outputs import Prepared
-from pipelines.preparation.passes import Place, Result
+from pipelines.preparation.pass_run import PassRun, StageSummary
 from pipelines.preparation.recipe import STAGES, Recipe
 from pipelines.preparation.sources import Source
 from pipelines.preparation.stages import ScanStage, SourcesStage
 from pipelines.preparation.tidy import clean
-from pipelines.preparation.unit_worker import Job, Stage
-from pipelines.preparation.units import Made, Unit, UnitCommit, UnitStore
-from pipelines.progress import Report
-from pipelines.storage import Storage
+from pipelines.preparation.units import Made, Unit, UnitCommit
 
-# Roughly, of one byte or frame on one CPU: it decides only how many units share a task.
-_SECONDS_A_COST = {"sources": 3e-9, "scan": 1e-6, "depth": 0.1, "controls": 0.05, "captions": 0.02}
 _STAMPERS = 16  # files asked for their date at once
-
-
 CAPTION_CPUS = 0.25  # of a caption worker: it waits for a server most of the time
-
-
-@dataclass(kw_only=True)
-class StageSummary:
-    """What one stage did in this run."""
-
-    stage: str
-    num_units: int
-    num_made: int = 0
-    num_failed: int = 0
-    cost: float = 0.0  # of what was made: frames, or bytes of sources and scans
-    seconds: float = 0.0  # of work, over all workers
-    slowest: str = ""
-    slowest_seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -75,22 +53,20 @@ class Summary:
 
 
 @dataclass(kw_only=True)
-class PrepareRun:
+class PrepareRun(PassRun):
     """One run over one OUT: its passes, and what is known after each."""
 
     options: PrepareOptions
     recipe: Recipe
-    storage: Storage
-    open: Callable[[str], Storage]
-    place: Place
-    report: Report
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    stages: list[StageSummary] = field(default_factory=list)
-    known: dict[str, dict[str, UnitCommit]] = field(default_factory=dict)  # by stage and unit: what exists
 
-    def __post_init__(self) -> None:
-        self.store = UnitStore(self.storage)
+    # Roughly, of one byte or frame on one CPU
+    seconds_a_cost: ClassVar[Mapping[str, float]] = {
+        "sources": 3e-9,
+        "scan": 1e-6,
+        "depth": 0.1,
+        "controls": 0.05,
+        "captions": 0.02,
+    }
 
     def all(self, sources: Sequence[Source]) -> Summary:
         """Every pass, then the tables; what it came to."""
@@ -196,67 +172,6 @@ class PrepareRun:
         commits = self.make("captions", functools.partial(CaptionStage, self.recipe, captioner), units)
         return prompts | {name: commit.result["prompt"] for name, commit in commits.items()}
 
-    def make(
-        self,
-        stage: str,
-        make_stage: Callable[[Storage], Stage],
-        units: Sequence[Unit],
-        complete: Callable[[UnitCommit, Mapping[str, int]], bool] = UnitCommit.in_place,
-    ) -> dict[str, UnitCommit]:
-        """One pass: the units that do not exist; the commits of all that do afterwards."""
-        commits = self.store.committed(units, complete)
-        left = [unit for unit in units if unit.name not in commits]
-        summary = StageSummary(stage=stage, num_units=len(units))
-        self.stages.append(summary)
-        self.report(
-            "stage",
-            stage=stage,
-            num_units=len(units),
-            num_done=len(commits),
-            cost=sum(unit.cost for unit in left),
-        )
-        job = Job(out=self.storage.uri, run=self.token, name=stage, stage=make_stage, open_storage=self.open)
-        good = []
-        for result in self.place.run(left, job, _SECONDS_A_COST[stage]):
-            self._note(result, summary)
-            if result.error is None:
-                good.append(result.unit)
-        keys = {unit.name: unit.key for unit in good}
-        made = self.store.read_all(stage, keys)
-        commits |= {name: commit for name, commit in made.items() if commit.key == keys[name]}
-        self.known.setdefault(stage, {}).update(commits)
-        self.report("stage done", **vars(summary))
-        return {unit.name: commits[unit.name] for unit in units if unit.name in commits}
-
-    def _note(self, result: Result, summary: StageSummary) -> None:
-        unit = result.unit
-        if result.error is not None:
-            summary.num_failed += 1
-            self.fail(unit.uris, unit.stage, unit.said, result.error, result.attempts)
-        elif result.made:
-            summary.num_made += 1
-            summary.cost += unit.cost
-            summary.seconds += result.seconds
-            if result.seconds > summary.slowest_seconds:
-                summary.slowest, summary.slowest_seconds = _said(unit), result.seconds
-        self.report(
-            "unit",
-            stage=unit.stage,
-            unit=unit.name,
-            said=unit.said,
-            source=unit.uris[0],
-            made=result.made,
-            error=result.error,
-            seconds=round(result.seconds, 3),
-            cost=unit.cost,
-        )
-
-    def fail(self, uris: Sequence[str], stage: str, said: str, error: str, attempts: int) -> None:
-        """A row of errors.parquet for every file that has the fault."""
-        self.errors += [
-            {"source": uri, "stage": stage, "unit": said, "error": error, "attempts": attempts} for uri in uris
-        ]
-
     def finish(self, prepared: Prepared) -> None:
         """The tables, manifests and the report; then everything goes that nothing vouches for."""
         written = {"cond_json": self.options.cond_json, "report": self.options.report}
@@ -277,11 +192,6 @@ class PrepareRun:
         self.known["outputs"] = {unit.name: commit}
         dropped = set() if self.options.keep_depth else _no_longer_needed(prepared)
         clean(self.storage, self.known, dropped, keep_others=any(row["stage"] == "sources" for row in self.errors))
-
-
-def _said(unit: Unit) -> str:
-    """A unit in the summary: its file's name, or what it is of a long video."""
-    return PurePosixPath(unit.uris[0]).name if unit.said == "file" else unit.said
 
 
 def _has_histogram(commit: UnitCommit, sizes: Mapping[str, int]) -> bool:

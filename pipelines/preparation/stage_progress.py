@@ -1,4 +1,5 @@
-"""What `longvie prepare` tells its user: a bar a stage with rate and time left, lines in a file, a table at the end.
+"""What `longvie prepare` and every job made of units tells its user: a bar a stage with rate and time left, lines in a
+file, a table at the end.
 
 Everything arrives as events, `report(kind, **fields)`; nothing here decides anything. JSON lines are progress.py's.
 """
@@ -6,7 +7,7 @@ Everything arrives as events, `report(kind, **fields)`; nothing here decides any
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipelines.preparation.prepare import Summary
+    from pipelines.preparation.pass_run import StageSummary
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 _TITLES = {
@@ -23,6 +24,7 @@ _TITLES = {
     "depth": "depth",
     "controls": "controls",
     "captions": "captions",
+    "encode": "encoding",
 }
 _MEGABYTES = ("sources", "scan")  # their cost is in bytes, of other stages in frames
 
@@ -152,7 +154,16 @@ def describe(kind: str, fields: dict[str, Any]) -> str | None:
     return None
 
 
-def stage_summary(summary: Summary, seconds: float) -> Table:
+class _Ended(Protocol):
+    """What a run came to, as far as the table at its end tells it."""
+
+    num_videos: int
+    num_segments: int
+    errors: list[dict[str, Any]]
+    stages: list[StageSummary]
+
+
+def stage_summary(summary: _Ended, seconds: float) -> Table:
     """The table at the end of a run."""
     table = Table(
         title=f"{summary.num_videos} long video(s), {summary.num_segments} segments, {len(summary.errors)} error(s) in "

@@ -25,11 +25,11 @@ FILES = (
 )
 
 
-def forget(storage: Storage) -> None:
-    """Remove all that preparation ever wrote: the commits first, so that none speaks of what is gone."""
-    for name in (*_walk(storage, "commits"), *FILES):
+def forget(storage: Storage, folders: Sequence[str] = FOLDERS, files: Sequence[str] = FILES) -> None:
+    """Remove all that a job ever wrote: the commits first, so that none speaks of what is gone."""
+    for name in (*_walk(storage, "commits"), *files):
         storage.delete(name)
-    for folder in FOLDERS:
+    for folder in folders:
         for name in _walk(storage, folder):
             storage.delete(name)
         storage.delete_empty_folders(folder)
@@ -52,7 +52,13 @@ def check_named(store: UnitStore, sources: Sequence[Source], *, prune: bool) -> 
 
 
 def clean(
-    storage: Storage, known: Mapping[str, Mapping[str, UnitCommit]], dropped: set[str], *, keep_others: bool
+    storage: Storage,
+    known: Mapping[str, Mapping[str, UnitCommit]],
+    dropped: set[str],
+    *,
+    keep_others: bool,
+    folders: Sequence[str] = FOLDERS,
+    files: Sequence[str] = FILES,
 ) -> None:
     """Remove what no commit vouches for: orphans of killed workers, and units of what is no longer prepared.
 
@@ -60,6 +66,7 @@ def clean(
         known: the commits that count, by stage and unit.
         dropped: files to be removed although a commit names them.
         keep_others: leave commits that are not known, and their files: a source could not be read this time.
+        folders, files: the job's own, beside which nothing is touched.
     """
     commits = {stage: dict(units) for stage, units in known.items()}
     if keep_others:
@@ -69,13 +76,13 @@ def clean(
     keep = {commit_name(stage, unit) for stage, units in commits.items() for unit in units}
     keep |= {name for units in commits.values() for commit in units.values() for name in commit.files}
     keep -= dropped
-    for folder in FOLDERS:
+    for folder in folders:
         for name in _walk(storage, folder):
             if name not in keep:
                 storage.delete(name)
         storage.delete_empty_folders(folder)
     for name in storage.temporaries():
-        if any(name.startswith(f".{file}.") for file in FILES):
+        if any(name.startswith(f".{file}.") for file in files):
             storage.delete(name)
 
 

@@ -132,7 +132,7 @@ class UnitWorker:
                 try:
                     result = self._stage.make(task, Path(folder))
                 except DATA_ERRORS as error:
-                    if attempt < TRIES and _may_pass(error):
+                    if attempt < TRIES and may_pass(error):
                         time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
                         continue
                     return one_line(error, folder), attempt
@@ -190,7 +190,7 @@ def tasks_name(job: Job) -> str:
     return f"tasks/{job.name}.jsonl"
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether trying again may help: a network's or a disk's fault, not the file's."""
     cause = error.__cause__ or error
     return isinstance(cause, OSError) and not isinstance(cause, (*_LASTING, FFmpegError))

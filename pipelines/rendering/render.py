@@ -33,9 +33,10 @@ from longvie.segments import Segment
 from pipelines import cluster
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import LocalCopies, stamp_of
+from pipelines.preparation.pass_run import StageSummary
 from pipelines.preparation.passes import Here, OnRay, Place
 from pipelines.preparation.prepare import prepare
-from pipelines.preparation.run import StageSummary, Summary
+from pipelines.preparation.run import Summary
 from pipelines.preparation.unit_worker import Job
 from pipelines.preparation.units import Made, Unit, UnitCommit, UnitStore, commit_name
 from pipelines.progress import Report
