@@ -24,7 +24,7 @@ from longvie.training.degradation import (
 from longvie.training.encoded import EncodedDataset, Sample
 from longvie.training.loss import starting_noise
 from longvie.training.order import generator_for
-from longvie.training.recipes import MODALITIES, Conditions, Recipe
+from longvie.training.recipes import MODALITIES, Recipe
 from longvie.types import Image, VideoAutoencoder
 
 Row = Float[Tensor, "1 z f h w"]

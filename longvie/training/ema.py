@@ -21,7 +21,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After a step, counted from 0. Early on the decay is lower, (step + 1) / (step + 10): no memory of the start."""
+        """After a step, counted from 0. Early on the decay is lower, so that the start is soon forgotten."""
         decay = min(self._decay, (step + 1) / (step + 10))
         for name, value in self._parameters.items():
             self.weights[name].lerp_(value.detach().float(), 1 - decay)

@@ -110,7 +110,8 @@ class Trainer:
         for _, same in groupby(sorted(inputs, key=lambda one: str(one.form)), key=lambda one: one.form):
             group = list(same)
             losses = self.losses(group)
-            (losses.sum() / len(samples)).backward()
+            if losses.requires_grad:  # not without controls while only the control learns
+                (losses.sum() / len(samples)).backward()
             for one, loss in zip(group, losses.detach().tolist(), strict=True):
                 sums[MODALITIES.index(one.draw.modality)] += torch.tensor([loss, 1.0])
         parameters = [value for _, value in self._learning if value.requires_grad]
