@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
@@ -54,7 +54,9 @@ def save_lora(model: LongVieTransformer3DModel, weights: Mapping[str, Tensor], f
         model: with the layers.
         weights: of all layers, by the names of its parameters, whole and on the CPU, such as the averaged ones.
     """
-    layers = get_peft_model_state_dict(model, state_dict={name: weights[name] for name in weights if is_lora(name)})
+    layers: dict[str, nn.Module | Tensor] = get_peft_model_state_dict(
+        model, state_dict={name: weights[name] for name in weights if is_lora(name)}
+    )
     LongViePipeline.save_lora_weights(
         folder,
         transformer_lora_layers=layers,
