@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
@@ -54,7 +55,7 @@ def save_lora(model: LongVieTransformer3DModel, weights: Mapping[str, Tensor], f
         model: with the layers.
         weights: of all layers, by the names of its parameters, whole and on the CPU, such as the averaged ones.
     """
-    layers: dict[str, nn.Module | Tensor] = get_peft_model_state_dict(
+    layers: Any = get_peft_model_state_dict(  # its keys and values are what diffusers takes
         model, state_dict={name: weights[name] for name in weights if is_lora(name)}
     )
     LongViePipeline.save_lora_weights(

@@ -188,15 +188,16 @@ class Trainer:
         """With their state allocated, so that a checkpoint can be loaded into it."""
         recipe = self.recipe
         learning = [(name, value) for name, value in self._learning if value.requires_grad]
-        matrices = [v for name, v in learning if recipe.muon is not None and v.ndim == 2 and ".blocks." in f".{name}"]
+        muon = None if self._lora else recipe.muon  # which LoRA's factors are not made for
+        matrices = [v for name, v in learning if muon is not None and v.ndim == 2 and name.startswith("blocks.")]
         taken = {id(value) for value in matrices}
         rest = [value for _, value in learning if id(value) not in taken]
         adamw = torch.optim.AdamW(
             rest, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=self._device.type == "cuda"
         )
         optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {"adamw": (stage.rate, adamw)}
-        if recipe.muon is not None and matrices:
-            peak = recipe.muon * stage.rate / recipe.stages[0].rate
+        if muon is not None and matrices:
+            peak = muon * stage.rate / recipe.stages[0].rate
             optimizers["muon"] = (peak, torch.optim.Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay))
         for _, optimizer in optimizers.values():
             for group in optimizer.param_groups:
