@@ -52,7 +52,7 @@ def test_the_toy_and_the_embedded_model(toy_folder: Path) -> None:
 def test_a_config_that_says_too_little(tmp_path: Path) -> None:
     folder = wan_folder(tmp_path)
     (folder / "vae" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="is not a LongVie or Wan image-to-video model .*'z_dim'"):
+    with pytest.raises(CheckpointError, match=r"is not a LongVie or Wan image-to-video model .*'z_dim'"):
         read_encoder_config(folder)
 
 
