@@ -15,6 +15,7 @@ import typer
 from pipelines.encoding.cli import encode
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
+from pipelines.training.cli import train
 
 app = typer.Typer(
     name="longvie",
@@ -116,6 +117,7 @@ def generate(
 app.command()(prepare)
 app.command()(render)
 app.command()(encode)
+app.command()(train)
 
 
 @app.command()
@@ -246,10 +248,11 @@ def _exit_code(error: Exception) -> int | None:
     from pipelines.errors import UserError
     from pipelines.preparation.unit_worker import StorageError
     from pipelines.rendering.render import RenderError
+    from pipelines.training.errors import TrainError
 
     if isinstance(error, (UserError, VideoError, CheckpointError, EncodedError, DepthError, TrackError, SceneError)):
         return 2
-    return 1 if isinstance(error, (StorageError, CaptionError, RenderError)) else None
+    return 1 if isinstance(error, (StorageError, CaptionError, RenderError, TrainError)) else None
 
 
 def _end(message: str, code: int = 2) -> None:

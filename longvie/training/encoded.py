@@ -94,14 +94,14 @@ class EncodedDataset:
         except (ImportError, ValueError) as error:
             raise EncodedError(f"{uri}: {first_line(error)}") from error
         self._root = root.rstrip("/")
+        data = self._read(META)
         try:
-            content = json.loads(self._read(META))
-        except ValueError as error:
-            raise EncodedError(f"{self.uri}/{META} is not a JSON file; encode anew with --restart") from error
-        try:
+            content = json.loads(data)
             self.meta = EncodedMeta.from_json(content)
         except EncodedError as error:
             raise EncodedError(f"{self.uri}/{META} {error}") from error
+        except ValueError as error:
+            raise EncodedError(f"{self.uri}/{META} is not a JSON file; encode anew with --restart") from error
         self.fingerprint: str = content["fingerprint"]
         names = {"first_frame", *self.meta.columns()}
         unknown = sorted(set(columns or ()) - names)
@@ -119,13 +119,13 @@ class EncodedDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         place = self.samples.slice(index % len(self), 1).to_pylist()[0]
-        scalars = ["video_id", "segment", "num_segments", "num_valid", "caption"]
-        row = self._row_group(place["shard"], place["row"], [*scalars, *sorted(self._columns)])
+        names = ["video_id", "segment", "num_segments", "num_valid", "caption"]
+        row = self._row_group(place["shard"], place["row"], [*names, *sorted(self._columns)])
         said = (row["video_id"], row["segment"])
         if said != (place["video_id"], place["segment"]):
             raise EncodedError(f"{self.uri}/{place['shard']} holds another sample than {SAMPLES} says; encode again")
         shapes = self.meta.columns()
-        tensors = {
+        tensors: dict[str, Any] = {
             name: bytes_tensor(row[name], self.meta.torch_dtype, shapes[name])
             for name in self._columns - {"first_frame"}
             if row[name] is not None
@@ -133,7 +133,7 @@ class EncodedDataset:
         history = {n: tensors.pop(f"history_{n}") for n in self.meta.history_frames if f"history_{n}" in tensors}
         return Sample(
             index=index % len(self),
-            **{name: row[name] for name in scalars},
+            **{name: row[name] for name in names},
             history=history,
             first_frame=_png(row["first_frame"]) if "first_frame" in row else None,
             **tensors,

@@ -140,14 +140,19 @@ class EncodedMeta:
         return EncodedMeta(**values)
 
 
-def tensor_bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
-    """Raw little-endian bytes; `ValueError` if a value does not fit the dtype or is no number."""
-    stored = tensor.to("cpu", dtype).contiguous()
-    if not stored.isfinite().all():
-        finite = bool(tensor.isfinite().all())
-        reason = f"values do not fit {str(dtype).removeprefix('torch.')}; give --dtype bfloat16 or float32"
-        raise ValueError(reason if finite else "the encoders gave values that are not numbers")
-    return stored.view(torch.uint8).numpy().tobytes()
+def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor as it is kept; `ValueError` if a value does not fit the dtype or is no number."""
+    kept = tensor.to("cpu", dtype).contiguous()
+    if not kept.isfinite().all():
+        if not tensor.isfinite().all():
+            raise ValueError("the encoders gave values that are not numbers")
+        raise ValueError(f"values do not fit {str(dtype).removeprefix('torch.')}; give --dtype bfloat16 or float32")
+    return kept
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Raw little-endian bytes."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def bytes_tensor(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -28,7 +28,7 @@ from pipelines import cluster
 from pipelines.encoding.options import EncodeOptions
 from pipelines.encoding.prepared import PreparedData, read_prepared
 from pipelines.encoding.stage import EncodeJob, EncodeStage
-from pipelines.encoding.units import STAGE, empty_unit, identity, shard_units
+from pipelines.encoding.units import EMPTY_UNIT, STAGE, empty_unit, identity, shard_units
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import stamp_of
 from pipelines.preparation.columns import ERRORS, write_table
@@ -134,7 +134,7 @@ class EncodeRun(PassRun):
         job = EncodeJob(prepared=self.prepared.uri, frames=self.prepared.frames, model=self.model, meta=self.meta)
         wanted = [unit for unit in units if unit.name in there or unit.name in good]
         commits = self.make(STAGE, functools.partial(EncodeStage, job), wanted)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for unit in wanted:
             result = commits[unit.name].result if unit.name in commits else {}
             for failed in result.get("errors", ()):
@@ -142,6 +142,8 @@ class EncodeRun(PassRun):
                 self.fail(unit.uris, STAGE, said, failed["error"], 1)
             for number, row in enumerate(result.get("rows", ())):
                 rows.append({"shard": result["shard"], "row": number, "video_id": result["video_id"], **row})
+        if EMPTY_UNIT not in commits:  # without it the folder cannot be trained on
+            rows.clear()
         rows.sort(key=lambda row: (row["video_id"], row["segment"]))
         self._finish(rows)
         return EncodeSummary(

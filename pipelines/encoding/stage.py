@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from longvie.media import Video, VideoError, resampled
 from longvie.models.encoders import encoder_fingerprint, load_encoders
-from longvie.training.encoded_layout import DTYPES, EMPTY, SHARDS, EncodedMeta, tensor_bytes
+from longvie.training.encoded_layout import DTYPES, EMPTY, SHARDS, EncodedMeta, stored, tensor_bytes
 from longvie.training.encoding import SegmentEncoder
 from longvie.types import Frames, Image
 from longvie.video import probe_video, read_frames
@@ -74,7 +74,7 @@ class EncodeStage:
         encoder = self._opened()
         if task["name"] == EMPTY_UNIT:
             dtype = self._job.meta.torch_dtype
-            save_file({name: made.to(dtype).contiguous() for name, made in encoder.empty().items()}, folder / EMPTY)
+            save_file({name: stored(made, dtype) for name, made in encoder.empty().items()}, folder / EMPTY)
             return {}
         shard = f"{SHARDS}/{task['name']}.parquet"
         (folder / SHARDS).mkdir()
@@ -118,7 +118,7 @@ class EncodeStage:
             **{name: segment[name] for name in ("segment", "num_segments", "num_valid")},
             "caption": segment["prompt"],
             "first_frame": _png(frames[0]),
-            **{name: tensor_bytes(tensor, meta.torch_dtype) for name, tensor in made.items()},
+            **{name: tensor_bytes(stored(tensor, meta.torch_dtype)) for name, tensor in made.items()},
         }
 
     def _frames(self, task: Mapping[str, Any], start: int, stop: int) -> Frames:

@@ -113,7 +113,10 @@ class UnitStore:
         (stage,) = {unit.stage for unit in units}
         keys = {unit.name: unit.key for unit in units}
         commits = self.read_all(stage, keys)
-        sizes = self.sizes({folder for commit in commits.values() for folder in _folders(commit)})
+        files = {name for commit in commits.values() for name in commit.files}
+        top = {name for name in files if "/" not in name}
+        sizes = self.sizes({name.split("/", 1)[0] for name in files - top})
+        sizes |= {name: size for name in top if (size := self.storage.size(name)) is not None}
         return {
             name: commit for name, commit in commits.items() if commit.key == keys[name] and complete(commit, sizes)
         }
@@ -165,7 +168,3 @@ def commit_name(stage: str, unit: str) -> str:
 
 def attempt_name(stage: str, unit: str) -> str:
     return f"attempts/{stage}/{unit}.json"
-
-
-def _folders(commit: UnitCommit) -> set[str]:
-    return {name.split("/", 1)[0] for name in commit.files}

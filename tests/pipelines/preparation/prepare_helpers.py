@@ -108,7 +108,7 @@ def killing(marks: Path, points: Sequence[str]) -> Callable[[str], Storage]:
     return functools.partial(open_killing, marks=str(marks), points=tuple(points))
 
 
-class _Recorder(Executioner):
+class Recorder(Executioner):
     """Keeps the points that are passed, in order."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class _Recorder(Executioner):
 
 def all_points(inputs: str, out: Path, **options: Any) -> list[str]:
     """Every point at which a run in one process can die, in order."""
-    recorder = _Recorder()
+    recorder = Recorder()
     run(inputs, out, open_storage=lambda uri: KillingStorage(Path(uri), recorder), **options)
     return recorder.passed
 

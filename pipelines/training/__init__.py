@@ -1,0 +1,1 @@
+"""Trains models from encoded data on Ray Train, durably."""

@@ -1,0 +1,80 @@
+"""`longvie train` on the command line: its flags, and how its end is told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[str, typer.Option(help="What longvie encode wrote.", metavar="URI")],
+    out: Annotated[str, typer.Option(help="Folder or URI for checkpoints, logs and the model.", metavar="URI")],
+    recipe: Annotated[str, typer.Option(help="tiny, wan2_1_i2v_14b or wan2_1_i2v_1_3b.")] = "tiny",
+    model: Annotated[
+        str | None, typer.Option(help="Pipeline to begin with; it encoded the data. Default: the embedded one.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with random weights of the recipe's size.")] = False,
+    steps: Annotated[
+        list[str] | None, typer.Option(help="STAGE=N: other numbers of steps; 0 leaves a stage out.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples a step, over all workers.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate of the first stage; the others follow.")] = None,
+    lora: Annotated[int | None, typer.Option(help="Train a LoRA of this rank instead.", metavar="RANK")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the order of data and all that is drawn.")] = 0,
+    log_every: Annotated[int, typer.Option(help="Steps between records of log.jsonl and TensorBoard.")] = 10,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    sample_every: Annotated[int, typer.Option(help="Steps between validation videos; 0: none.")] = 500,
+    keep: Annotated[int, typer.Option(help="How many of the last checkpoints stay.")] = 3,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that share each batch; 0: no Ray.")] = 1,
+    gpus_per_worker: Annotated[int | None, typer.Option(help="0 or 1; default: 1 where there are GPUs.")] = None,
+    threads_per_worker: Annotated[int, typer.Option(help="CPU threads of a worker; part of the result.")] = 1,
+    retries: Annotated[int, typer.Option(help="How often lost workers are replaced.")] = 3,
+    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
+    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    log_format: Annotated[str, typer.Option(help="text (a bar on a terminal) or json (a line an event).")] = "text",
+) -> None:
+    """Train a model on encoded data, or go on from the last checkpoint."""
+    from pipelines.errors import UserError
+    from pipelines.progress import reporting
+    from pipelines.training.options import TrainOptions
+    from pipelines.training.progress import TrainBars, TrainLines
+    from pipelines.training.train import train as run
+
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format is {log_format}; choose text or json")
+    options = TrainOptions(
+        recipe=recipe,
+        data=data,
+        out=out,
+        model=model,
+        fresh=fresh,
+        steps=tuple(_stage_steps(text) for text in steps or ()),
+        batch=batch,
+        rate=rate,
+        lora=lora,
+        seed=seed,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
+        keep=keep,
+        restart=restart,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        threads_per_worker=threads_per_worker,
+        retries=retries,
+        address=address,
+        wait_for_nodes=wait_for_nodes,
+    )
+    with reporting(log_format, TrainBars, TrainLines) as report:
+        run(options, report)
+
+
+def _stage_steps(text: str) -> tuple[str, int]:
+    from pipelines.errors import UserError
+
+    stage, separator, count = text.partition("=")
+    if not separator or not count.isdigit():
+        raise UserError(f"--steps {text}: give STAGE=N, as in control=2000")
+    return stage, int(count)
