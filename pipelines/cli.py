@@ -242,7 +242,7 @@ def _exit_code(error: Exception) -> int | None:
     from pipelines.captions.captioners import CaptionError
     from pipelines.errors import UserError
     from pipelines.preparation.unit_worker import StorageError
-    from pipelines.rendering.render import RenderError
+    from pipelines.rendering.making import RenderError
 
     if isinstance(error, (UserError, VideoError, CheckpointError, DepthError, TrackError, SceneError)):
         return 2
