@@ -14,6 +14,7 @@ import typer
 
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
+from pipelines.scenes.cli import scenes
 
 app = typer.Typer(
     name="longvie",
@@ -114,6 +115,7 @@ def generate(
 
 app.command()(prepare)
 app.command()(render)
+app.command()(scenes)
 
 
 @app.command()

@@ -111,7 +111,9 @@ def write_manifest(storage: Storage, rows: Iterable[Mapping[str, Any]]) -> None:
     storage.write(MANIFEST, data)
 
 
-def forget_sources(storage: Storage, folders: Sequence[str], files: Sequence[str], suffixes: tuple[str, ...]) -> None:
+def forget_sources(
+    storage: Storage, folders: Sequence[str], files: Sequence[str], suffixes: tuple[str, ...] = ()
+) -> None:
     """Remove all that making ever wrote: the commits first, so that none speaks of what is gone."""
     for name in sorted(storage.walk("commits")):
         storage.delete(name)
