@@ -65,8 +65,8 @@ class Thing:
         return width * self.radius, height * self.radius
 
     def relief(
-        self, a: Float[ndarray, "*h w"], b: Float[ndarray, "*h w"]
-    ) -> tuple[Bool[ndarray, "*h w"], Float[ndarray, "*h w"], Float[ndarray, "*h w"]]:
+        self, a: Float[ndarray, "*#place"], b: Float[ndarray, "*#place"]
+    ) -> tuple[Bool[ndarray, "*place"], Float[ndarray, "*place"], Float[ndarray, "*place"]]:
         """At places on its outline: whether it is there, how far before its centre (metres), how it faces the light."""
         if self.shape == "ball":
             inside = a * a + b * b

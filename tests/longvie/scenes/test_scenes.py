@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from longvie.scenes import (
     SceneVideo,
     render_frame,
     render_scene,
+    surface_at,
 )
 
 SIZE = (32, 48)
@@ -131,3 +133,20 @@ def test_nothing_flickers(seed: int) -> None:
     frames = np.stack([render_frame(scene, t, *SIZE)[0] for t in range(17)]).astype(float)
     change = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
     assert change.max() < 2 * np.median(change) + 0.3
+
+
+def test_a_track_follows_what_is_drawn() -> None:
+    """Along a track the colour stays, on objects too: a point keeps its place on the texture."""
+    points = uniform_grid(64, 96, 10, 16)
+    apart = []
+    for seed in (1, 4, TEST_SEEDS[0], TEST_SEEDS[3]):
+        video = render_scene(seed, 17, 64, 96)
+        tracks, visible, _ = video.tracks(0, 17, points)
+        on, _, _ = surface_at(video.scene, points, 0, 64, 96)
+        places = tracks[:, visible[16] & (on >= 0)] - 0.5  # remap counts from pixels' centres
+        first, last = (
+            cv2.remap(video.frames[t].astype(np.float32), places[t][:, None], np.empty(0), cv2.INTER_LINEAR)[:, 0]
+            for t in (0, 16)
+        )
+        apart.append(np.abs(last - first).mean(axis=-1))
+    assert np.median(np.concatenate(apart)) < 1, "it was 3 when objects' points were moved as if they were solid"
