@@ -140,6 +140,7 @@ class EncodeRun(PassRun):
             for failed in result.get("errors", ()):
                 said = f"{result['video_id']} segment {failed['segment']}"
                 self.fail(unit.uris, STAGE, said, failed["error"], 1)
+                self.report("note", text=f"{said}: {failed['error']}")
             for number, row in enumerate(result.get("rows", ())):
                 rows.append({"shard": result["shard"], "row": number, "video_id": result["video_id"], **row})
         if EMPTY_UNIT not in commits:  # without it the folder cannot be trained on
