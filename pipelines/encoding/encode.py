@@ -78,8 +78,10 @@ def encode(
     model = _model(options.model)
     config, encoders = read_pipeline_config(model), read_encoder_config(model)
     check_components(config.path)
+    sha256 = encoder_fingerprint(model)
+    options.meta(prepared, config, encoders, sha256, "cpu")  # what does not fit is refused before Ray starts
     with _place(options) as (place, device):
-        meta = options.meta(prepared, config, encoders, encoder_fingerprint(model), device)
+        meta = options.meta(prepared, config, encoders, sha256, device)
         run = EncodeRun(
             prepared=prepared,
             model=model,
