@@ -54,9 +54,8 @@ def save_lora(model: LongVieTransformer3DModel, weights: Mapping[str, Tensor], f
         model: with the layers.
         weights: of all layers, by the names of its parameters, whole and on the CPU, such as the averaged ones.
     """
-    layers: dict[str, nn.Module | Tensor] = get_peft_model_state_dict(
-        model, state_dict={name: weights[name] for name in weights if is_lora(name)}
-    )
+    own = {name: value for name, value in weights.items() if is_lora(name)}
+    layers: dict[str, nn.Module | Tensor] = dict(get_peft_model_state_dict(model, state_dict=own))
     LongViePipeline.save_lora_weights(
         folder,
         transformer_lora_layers=layers,

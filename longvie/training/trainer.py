@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from longvie import conditioning
 from longvie.models.names import is_attention, is_control
@@ -32,6 +33,7 @@ from longvie.training.loss import (
 )
 from longvie.training.order import batch_at, share_of
 from longvie.training.recipes import MODALITIES, Recipe, Stage, Trained
+from longvie.training.sharding import whole
 from longvie.types import VideoAutoencoder
 
 LORA_MARK = "lora_"
@@ -63,7 +65,8 @@ class Trainer:
     """A model in training.
 
     Args:
-        model: its transformer, on `device`; only what learns should be float32.
+        model: its transformer, on `device`; only what learns should be float32. If it is sharded (sharding.py), the
+            batch must be a multiple of `world_size`.
         vae: of the model whose encoders made the data.
         lora: whether only its LoRA layers learn, in every stage.
         rank, world_size: of this worker; the process group must exist if there are others.
@@ -87,6 +90,9 @@ class Trainer:
         self._rank, self._world_size, self._lora = rank, world_size, lora
         self._builder = ConditionBuilder(data, vae, self._device)
         self._temporal = data.meta.temporal
+        self._sharded = isinstance(model, FSDPModule)
+        if self._sharded and recipe.batch % world_size:
+            raise ValueError(f"a batch of {recipe.batch} is not shared evenly by {world_size} workers; give a multiple")
         names = {name for stage in recipe.stages for name in self._names(stage.trained)}
         self._learning = [(name, value) for name, value in model.named_parameters() if name in names]
         self.average = Average(self._learning, recipe.average)
@@ -105,10 +111,9 @@ class Trainer:
         self.enter(step)
         samples = batch_at(self._seed, step, self.recipe.batch, len(self.data))
         places = share_of(range(len(samples)), self._rank, self._world_size)
-        inputs = [self._inputs(step, place, samples[place]) for place in places]
+        inputs = self._remembered([self._inputs(step, place, samples[place]) for place in places])
         sums = torch.zeros(len(MODALITIES), 2, dtype=torch.float64)
-        for _, same in groupby(sorted(inputs, key=lambda one: str(one.form)), key=lambda one: one.form):
-            group = list(same)
+        for group in self._groups(inputs):
             losses = self.losses(group)
             if losses.requires_grad:  # not without controls while only the control learns
                 (losses.sum() / len(samples)).backward()
@@ -117,7 +122,7 @@ class Trainer:
         parameters = [value for _, value in self._learning if value.requires_grad]
         self._sum_over_workers(parameters, sums)
         loss = float(sums[:, 0].sum() / len(samples))
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip))
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, self.recipe.clip)))
         if not (torch.isfinite(sums).all() and norm < float("inf")):
             self.model.zero_grad(set_to_none=True)
             raise NotFiniteError(
@@ -188,15 +193,16 @@ class Trainer:
         """With their state allocated, so that a checkpoint can be loaded into it."""
         recipe = self.recipe
         learning = [(name, value) for name, value in self._learning if value.requires_grad]
-        matrices = [v for name, v in learning if recipe.muon is not None and v.ndim == 2 and ".blocks." in f".{name}"]
+        muon = None if self._lora else recipe.muon  # which LoRA's factors are not made for
+        matrices = [v for name, v in learning if muon is not None and v.ndim == 2 and name.startswith("blocks.")]
         taken = {id(value) for value in matrices}
         rest = [value for _, value in learning if id(value) not in taken]
         adamw = torch.optim.AdamW(
             rest, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=self._device.type == "cuda"
         )
         optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {"adamw": (stage.rate, adamw)}
-        if recipe.muon is not None and matrices:
-            peak = recipe.muon * stage.rate / recipe.stages[0].rate
+        if muon is not None and matrices:
+            peak = muon * stage.rate / recipe.stages[0].rate
             optimizers["muon"] = (peak, torch.optim.Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay))
         for _, optimizer in optimizers.values():
             for group in optimizer.param_groups:
@@ -209,16 +215,35 @@ class Trainer:
                     part.zero_()
         return optimizers
 
+    def _groups(self, inputs: list[Inputs]) -> list[list[Inputs]]:
+        """Samples for one forward pass each: as many of equal form as there are; of a sharded model one, as all
+        workers must make as many passes."""
+        if self._sharded:
+            return [[one] for one in inputs]
+        ordered = sorted(inputs, key=lambda one: str(one.form))
+        return [list(same) for _, same in groupby(ordered, key=lambda one: one.form)]
+
     def _inputs(self, step: int, place: int, index: int) -> Inputs:
         sample = self.data[index]
-        inputs = self._builder.build(sample, draw(self.recipe, self._seed, step, place, sample))
-        if inputs.draw.first != "renoise":
-            return inputs
-        with torch.no_grad():
-            sigma = torch.tensor([inputs.draw.first_sigma], device=self._device)
-            noised = add_noise(inputs.x0, inputs.noise, sigma)
-            made = noised - sigma.view(-1, 1, 1, 1, 1) * self._velocity([inputs], noised, sigma)
-            image, degraded = self._builder.encode_first(self._builder.decode_first(made[:, :, :1]))
+        return self._builder.build(sample, draw(self.recipe, self._seed, step, place, sample))
+
+    @torch.no_grad()
+    def _remembered(self, inputs: list[Inputs]) -> list[Inputs]:
+        """Inputs with the first frames that the model is to remember. Of a sharded model all workers make as many passes
+        as the one that has most to make, since each gathers weights."""
+        wanted = [one for one in inputs if one.draw.first == "renoise"]
+        most = torch.tensor(len(wanted), device=self._device)
+        if self._sharded:
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        for _ in range(int(most) - len(wanted)):
+            self._velocity(inputs[:1], inputs[0].x0, torch.ones(1, device=self._device))
+        return [self._renoised(one) if one.draw.first == "renoise" else one for one in inputs]
+
+    def _renoised(self, inputs: Inputs) -> Inputs:
+        sigma = torch.tensor([inputs.draw.first_sigma], device=self._device)
+        noised = add_noise(inputs.x0, inputs.noise, sigma)
+        made = noised - sigma.view(-1, 1, 1, 1, 1) * self._velocity([inputs], noised, sigma)
+        image, degraded = self._builder.encode_first(self._builder.decode_first(made[:, :, :1]))
         return replace(inputs, image=image, degraded=degraded)
 
     def _velocity(self, group: list[Inputs], noised: Tensor, sigma: Tensor) -> Tensor:
@@ -256,7 +281,7 @@ class Trainer:
         for value in parameters:
             if value.grad is None:
                 value.grad = torch.zeros_like(value)
-            if self._world_size > 1:
+            if self._world_size > 1 and not self._sharded:  # a sharded model has summed them in its backward pass
                 dist.all_reduce(value.grad)
         if self._world_size > 1:
             total = sums.to(self._device)

@@ -11,15 +11,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longvie.models.names import is_attention, is_control
 from longvie.pipeline import LongViePipeline
 from longvie.training.conditions import draw
 from longvie.training.encoded import EncodedDataset
+from longvie.training.export import gather_weights
 from longvie.training.initialisation import half_copy_control
 from longvie.training.loss import NoiseLevels
 from longvie.training.recipes import MODALITIES, Conditions, Recipe, Stage
+from longvie.training.sharding import shard
 from longvie.training.trainer import NotFiniteError, Trainer
 from tests.encoded import write_encoded
 from tests.toy import toy_pipeline
@@ -102,24 +105,29 @@ def test_state_is_all_there_is(data: Path, killed_at: int) -> None:
     assert same(resumed.state(), whole.state())
 
 
-def _worker(rank: int, world_size: int, data: Path, out: Path, port_file: Path) -> None:
+def _worker(rank: int, world_size: int, data: Path, out: Path, sharded: bool) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=world_size)
-    made = trainer(data, recipe(batch=5), rank=rank, world_size=world_size)
-    results = [made.step(step) for step in range(8)]
-    torch.save({"losses": [result.loss for result in results], "weights": weights(made)}, out / f"{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{out / 'meeting'}", rank=rank, world_size=world_size)
+    pipe = toy_pipeline()
+    if sharded:
+        shard(pipe.transformer, torch.float32)
+    made = trainer(data, recipe(batch=4 if sharded else 5), pipe, rank=rank, world_size=world_size)
+    losses = torch.tensor([made.step(step).loss for step in range(8)])
+    save_file({**gather_weights(made.model, {}), "losses": losses}, out / f"{rank}.safetensors")
     dist.destroy_process_group()
 
 
-def test_two_workers_do_what_one_does(data: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, tmp_path / "meeting"), nprocs=2)  # type: ignore[attr-defined]
-    alone = trainer(data, recipe(batch=5))
-    losses = [alone.step(step).loss for step in range(8)]
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_workers_do_what_one_does(data: Path, tmp_path: Path, sharded: bool) -> None:
+    """With a model each and a batch that does not part evenly, or with a half of one model each."""
+    torch.multiprocessing.spawn(_worker, (2, data, tmp_path, sharded), nprocs=2)  # type: ignore[attr-defined]
+    alone = trainer(data, recipe(batch=4 if sharded else 5))
+    losses = torch.tensor([alone.step(step).loss for step in range(8)])
     for rank in range(2):
-        made = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(torch.tensor(made["losses"]), torch.tensor(losses), rtol=1e-6, atol=1e-6)
+        made = load_file(tmp_path / f"{rank}.safetensors")
+        torch.testing.assert_close(made["losses"], losses, rtol=1e-6, atol=1e-6)
         for name, value in weights(alone).items():
-            torch.testing.assert_close(made["weights"][name], value, rtol=0, atol=1e-6)
+            torch.testing.assert_close(made[name], value, rtol=0, atol=1e-6)
 
 
 def test_step_0_has_the_loss_of_the_base(data: Path) -> None:
