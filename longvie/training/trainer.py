@@ -229,8 +229,10 @@ class Trainer:
 
     @torch.no_grad()
     def _remembered(self, inputs: list[Inputs]) -> list[Inputs]:
-        """Inputs with the first frames that the model is to remember. Of a sharded model all workers make as many passes
-        as the one that has most to make, since each gathers weights."""
+        """Inputs with the first frames that the model is to remember.
+
+        Of a sharded model all workers make as many passes as the one that has most to make, as each gathers weights.
+        """
         wanted = [one for one in inputs if one.draw.first == "renoise"]
         most = torch.tensor(len(wanted), device=self._device)
         if self._sharded:
