@@ -16,6 +16,7 @@ from longvie.media import Video, write_image
 from longvie.segments import num_segments
 from serve.errors import ApiError, invalid, not_found
 from serve.places import Places
+from serve.probe import Prober
 from serve.schemas import ExtensionRequest, SegmentRequest, VideoRequest
 from serve.settings import Owner, ServeSettings
 from serve.store import Conflict, Job, JobStore, NewJob, QueueFull
@@ -32,6 +33,7 @@ class Admission:
         self.settings = settings
         self.store = store
         self.places = places
+        self._prober = Prober(settings.card.fps, settings.limits)
 
     def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
@@ -163,7 +165,7 @@ class Admission:
 
     def _uploads(self, folder: str) -> Uploads:
         settings = self.settings
-        return Uploads(Path(folder), settings.card.fps, settings.limits, settings.url_prefixes)
+        return Uploads(Path(folder), self._prober, settings.limits, settings.url_prefixes)
 
     def _config(self, asked: VideoRequest) -> tuple[dict[str, Any], int]:
         card, limits = self.settings.card, self.settings.limits

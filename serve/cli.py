@@ -8,6 +8,9 @@ import typer
 
 from pipelines.cli import app
 from pipelines.cli import main as run_command
+from serve.client_cli import app as client_app
+
+app.add_typer(client_app, name="client")
 
 
 @app.command()

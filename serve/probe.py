@@ -18,6 +18,7 @@ from typing import Any
 from serve.errors import ApiError, invalid
 from serve.settings import Limits
 
+_REMEMBERED = 256  # probes
 _WALL_FACTOR = 3  # a busy machine gives a process less than a CPU
 
 
@@ -29,6 +30,25 @@ class Probed:
     width: int
     num_frames: int
     resampled: int
+
+
+class Prober:
+    """Probes files, and remembers the last ones by their content: the same image a hundred times is decoded once."""
+
+    def __init__(self, fps: float, limits: Limits) -> None:
+        self._fps = fps
+        self._limits = limits
+        self._known: dict[tuple[str, str], Probed] = {}
+
+    def probe(self, param: str, kind: str, path: Path, sha256: str) -> Probed:
+        """As the function `probe`; `sha256` is the file's."""
+        known = self._known.get((kind, sha256))
+        if known is None:
+            known = probe(param, kind, path, self._fps, self._limits)
+            while len(self._known) >= _REMEMBERED:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[kind, sha256] = known
+        return known
 
 
 def probe(param: str, kind: str, path: Path, fps: float, limits: Limits) -> Probed:

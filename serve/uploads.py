@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from serve.errors import ApiError, invalid
-from serve.probe import Probed, probe
+from serve.probe import Probed, Prober
 from serve.settings import Limits
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "big_buck_bunny.mp4"
@@ -31,7 +31,7 @@ class Uploads:
     """The files of one request, by field; in a folder that the caller removes."""
 
     folder: Path
-    fps: float
+    prober: Prober
     limits: Limits
     url_prefixes: tuple[str, ...]
     probed: dict[str, Probed] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Uploads:
                     self.sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
                 if not self.path(name).stat().st_size:
                     raise invalid(name, f"{name} is empty", "unreadable_media")
-                self.probed[name] = probe(name, kind, self.path(name), self.fps, self.limits)
+                self.probed[name] = self.prober.probe(name, kind, self.path(name), self.sha256[name])
 
     def _once(self, name: str, param: str) -> None:
         if self.path(name).exists():

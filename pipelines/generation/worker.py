@@ -84,7 +84,7 @@ class GeneratorWorker:
                 f"{socket.gethostname()}: the worker was given a GPU but torch sees none; install torch for CUDA "
                 "there, or give --gpus-per-worker 0"
             )
-        if self._store(video_id).read_manifest() is None:
+        if self.store(video_id).read_manifest() is None:
             raise UserError(
                 f"{socket.gethostname()} does not see {self.config.out}; give an output that every node sees, such as "
                 "a shared folder or s3://"
@@ -116,7 +116,7 @@ class GeneratorWorker:
         if self._pipe is None:
             raise RuntimeError("setup() comes first")
         torch.set_num_threads(self.config.threads)  # holds for one thread only, and Ray may call from another
-        store = self._store(job.video_id)
+        store = self.store(job.video_id)
         carry, previous = self._carry_before(store, job, index)
         if carry is None:
             return store.commits(job.links[: index + 1])[index]
@@ -148,7 +148,7 @@ class GeneratorWorker:
 
     def finish(self, job: VideoJob, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Join the segments into video.mp4, then write the manifest that says so."""
-        store = self._store(job.video_id)
+        store = self.store(job.video_id)
         commits = store.commits(job.links)
         if len(commits) < job.num_segments:
             raise RuntimeError(f"{job.video_id} has {len(commits)} of {job.num_segments} segments")
@@ -168,11 +168,12 @@ class GeneratorWorker:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         return f"{socket.gethostname()}:{os.getpid()} {self.config.device}" + (f" {devices}" if devices else "")
 
+    def store(self, video_id: str) -> VideoStore:
+        """A video's folder, behind this worker's fence."""
+        return VideoStore(self._open(), video_id, self._fence)
+
     def _open(self) -> Storage:
         return open_storage(self.config.out)
-
-    def _store(self, video_id: str) -> VideoStore:
-        return VideoStore(self._open(), video_id, self._fence)
 
     def _carry_before(self, store: VideoStore, job: VideoJob, index: int) -> tuple[Carry | None, str | None]:
         """What segment `index` starts from and its SHA-256; no carry if that segment exists already."""

@@ -18,11 +18,10 @@ from longvie.models.checkpoints import CheckpointError
 from longvie.models.loading import read_pipeline_config
 from longvie.video import VideoError
 from pipelines.errors import UserError, first_line, storage_errors
-from pipelines.generation.commits import Commit, VideoStore
+from pipelines.generation.commits import Commit
 from pipelines.generation.continuation import Continuation, continue_video
 from pipelines.generation.plan import ModelChoice
 from pipelines.generation.worker import GeneratorWorker, Progress, WorkerConfig, versions
-from pipelines.storage import open_storage
 from serve.engine.inputs import plan_job
 from serve.places import Places
 from serve.settings import ServeSettings
@@ -151,14 +150,9 @@ class Engine:
             "device": self.settings.device,
             "threads_per_worker": self.settings.threads,
         }
-        store = VideoStore(
-            open_storage(self.places.videos),
-            job.id,
-            LeaseFence(self.leases, self._held, self.settings.device == "cuda"),
-        )
         about = {"inputs": plan.inputs(), "versions": versions()}
         settings = plan.settings(self.settings.card.fingerprint, machine)
-        state = continue_video(plan, store, settings, about)
+        state = continue_video(plan, self._worker.store(job.id), settings, about)
         self.leases.planned(lease, state.job.num_segments)
         state.open()
         self.leases.reconcile(lease, state.commits)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import uvicorn
 
 from longvie.models.loading import fingerprint, read_pipeline_config
 from pipelines.generation.commits import Fence
@@ -90,7 +95,6 @@ def work_to_death(settings: ServeSettings, folder: str, points: Sequence[str]) -
     def acknowledged(*arguments: Any) -> None:
         executioner.at("complete:before")
         complete(*arguments)
-        executioner.at("complete:after")
 
     def claimed(*arguments: Any) -> Any:
         lease = claim(*arguments)
@@ -101,3 +105,19 @@ def work_to_death(settings: ServeSettings, folder: str, points: Sequence[str]) -
     engine.start()
     while engine.work_one() is not None:
         pass
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An application behind a real socket, in a thread; its URL."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()

@@ -89,8 +89,8 @@ def test_a_stale_worker_cannot_commit(settings: ServeSettings, inputs: Inputs, t
     asleep, awake = threading.Event(), threading.Event()
 
     class Sleeper(GeneratorWorker):
-        def _store(self, video_id: str):
-            store = super()._store(video_id)
+        def store(self, video_id: str):
+            store = super().store(video_id)
             write = store._write_segment
 
             def slowly(*arguments):
