@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve.janitor import tidy
@@ -76,7 +77,8 @@ class Keeper:
         try:
             if await self._engine.work.remote() is None:
                 await asyncio.sleep(_POLL_SECONDS)  # others are at all there is
-        except RayError as error:  # it died, or its job has a bug: the lease runs out, and another takes it over
+        except (RayError, RayServeException) as error:
+            # it died, or its job has a bug: the lease runs out, and another takes it over
             logger.warning("an engine's call ended: %s", type(error).__name__)
             await asyncio.sleep(_POLL_SECONDS)
 

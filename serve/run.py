@@ -126,15 +126,14 @@ def run(options: ServeOptions) -> None:
         stop.wait()
         print("finishing the segments at hand; the same command goes on with the rest", flush=True)
         store.set_draining(settings.boot, draining=True)
-        while store.num_at_work() and not _again(stop):
-            pass
-        serve.shutdown()
-
-
-def _again(stop: threading.Event) -> bool:
-    """Wait a little; whether to stop waiting: a second signal ends this process at once."""
-    stop.clear()
-    return stop.wait(_POLL_SECONDS)
+        stop.clear()  # a second signal does not wait
+        hurried = False
+        while store.num_at_work() and not hurried:
+            hurried = stop.wait(_POLL_SECONDS)
+        if options.address is not None:
+            serve.delete(APP)  # a cluster may serve other applications, too
+        elif not hurried:
+            serve.shutdown()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -44,7 +44,11 @@ class Server:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        found = until(lambda: re.search(r"on (http://\S+)", self.log.read_text()), 600, self._died)
+        try:
+            found = until(lambda: re.search(r"on (http://\S+)", self.log.read_text()), 600, self._died)
+        except TimeoutError:
+            self.kill()
+            raise
         self.url = found[1]
         self.client = httpx.Client(base_url=self.url, timeout=60)
 

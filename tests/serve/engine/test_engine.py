@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from pipelines.generation.worker import GeneratorWorker
 from serve.engine.engine import Engine
+from serve.places import Places
 from serve.settings import ServeSettings
 from serve.store import JobStore
 from tests.pipelines.helpers import NUM_SEGMENTS, Inputs, artifacts, run
@@ -133,3 +135,18 @@ def test_what_cannot_be_made_ends_with_a_reason(settings: ServeSettings, store: 
     assert job is not None
     assert (job.status, job.error_code) == ("failed", "invalid_input")
     assert "1000" in (job.error_message or "")
+
+
+def test_a_source_is_prepared_on_the_way(settings: ServeSettings, store: JobStore, inputs: Inputs) -> None:
+    folder = Path(Places(settings.home).input("a", ""))
+    folder.mkdir(parents=True)
+    shutil.copy(inputs / "dense.mp4", folder / "source")
+    put_job(settings, store, inputs, files={"source": "source"}, prompts=["a red ball"], num_frames=17)
+    engine = started(settings, store)
+    engine.work_one()
+    engine.close()
+    job = store.get("a")
+    assert job is not None
+    assert (job.status, job.error_message, job.segments_done) == ("completed", None, 2)
+    stages = [data.get("stage") for _, kind, data in store.events("a") if kind == "state"]
+    assert stages == [None, None, "preparing", "generating", None]
