@@ -108,8 +108,6 @@ def run(options: ServeOptions) -> None:
     _check_port(early.host, early.port)
     store = JobStore(early.database_url)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with cluster.cluster(options.address):
         gpus = options.gpus
         if gpus is None:
@@ -122,6 +120,8 @@ def run(options: ServeOptions) -> None:
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(build_app(settings), name=APP, route_prefix="/")
+        for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets handlers of its own while it starts
+            signal.signal(number, lambda *_: stop.set())
         print(f"longvie serves {settings.card.name} on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
         print("finishing the segments at hand; the same command goes on with the rest", flush=True)
