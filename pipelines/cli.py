@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.evaluation.cli import evaluate
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
 
@@ -113,6 +114,7 @@ def generate(
 
 
 app.command()(prepare)
+app.command()(evaluate)
 app.command()(render)
 
 

@@ -23,6 +23,7 @@ _TITLES = {
     "depth": "depth",
     "controls": "controls",
     "captions": "captions",
+    "score": "scoring",
 }
 _MEGABYTES = ("sources", "scan")  # their cost is in bytes, of other stages in frames
 
