@@ -187,6 +187,9 @@ class ConditionBuilder:
     def _dense(self, sample: Sample, draw: Draw) -> Tensor:
         if not draw.degrade_dense:
             return self._control(sample.dense, sample.dense_image)
+        if sample.dense_degraded:  # encoded from the control itself: no VAE is needed, and nothing is decoded
+            which = int(torch.randint(len(sample.dense_degraded), (), generator=draw.generator))
+            return self._control(sample.dense_degraded[which], sample.dense_degraded_image[which])
         frames = conditioning.to_frames(conditioning.decode(self.vae, self._row(sample.dense)))
         frames = degrade_dense(frames, draw.generator, DataDegradation())
         return conditioning.control_states(self.vae, frames.to(self._device))

@@ -40,6 +40,7 @@ class Sample:
         image, dense_image, sparse_image: latents of their first frame followed by grey (see conditioning.py).
         history: by number of frames, latents of as many frames that generation would hand on to this segment: the last
             of them is the segment's own first frame. None of the first segment.
+        dense_degraded, dense_degraded_image: the dense control with less detail (see degradation.py), a few variants.
         text: the prompt's own tokens; see `padded_text`.
         first_frame: of the video, uint8.
     """
@@ -57,6 +58,8 @@ class Sample:
     dense_image: Latents | None = None
     sparse_image: Latents | None = None
     history: Mapping[int, Latents] = field(default_factory=dict)
+    dense_degraded: tuple[Latents, ...] = ()
+    dense_degraded_image: tuple[Latents, ...] = ()
     text: Float[Tensor, "tokens text_dim"] | None = None
     image_embeds: Float[Tensor, "tokens image_dim"] | None = None
     first_frame: Image | None = None
@@ -131,10 +134,17 @@ class EncodedDataset:
             if row[name] is not None
         }
         history = {n: tensors.pop(f"history_{n}") for n in self.meta.history_frames if f"history_{n}" in tensors}
+        degraded = {
+            kind: tuple(
+                tensors.pop(name) for k in range(self.meta.degraded_variants) if (name := f"{kind}_{k}") in tensors
+            )
+            for kind in ("dense_degraded", "dense_degraded_image")
+        }
         return Sample(
             index=index % len(self),
             **{name: row[name] for name in names},
             history=history,
+            **degraded,
             first_frame=_png(row["first_frame"]) if "first_frame" in row else None,
             **tensors,
         )

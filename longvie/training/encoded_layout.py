@@ -71,6 +71,7 @@ class EncodedMeta:
         history_frames: for which numbers of frames before a segment there are latents.
         dtype: of stored tensors.
         segments_per_shard: at most; a shard holds segments of one video.
+        degraded_variants: degraded dense controls a segment; seed: that their degradation is drawn from.
     """
 
     encoder: Mapping[str, Any]
@@ -87,6 +88,8 @@ class EncodedMeta:
     history_frames: tuple[int, ...]
     dtype: str
     segments_per_shard: int
+    degraded_variants: int = 0
+    seed: int = 0
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -103,6 +106,8 @@ class EncodedMeta:
                 self.latent.height,
                 self.latent.width,
             )
+        for number in range(self.degraded_variants):
+            shapes[f"dense_degraded_{number}"] = shapes[f"dense_degraded_image_{number}"] = self.latent.whole
         shapes["text"] = (-1, self.text_dim)
         if self.image_dim is not None:
             shapes["image_embeds"] = (self.image_tokens, self.image_dim)
@@ -150,9 +155,9 @@ def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return kept
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Raw little-endian bytes."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+def tensor_bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
+    """Raw little-endian bytes of what is kept; errors as of `stored`."""
+    return stored(tensor, dtype).view(torch.uint8).numpy().tobytes()
 
 
 def bytes_tensor(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

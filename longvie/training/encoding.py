@@ -5,7 +5,7 @@ A plain function of frames and text; reading them and keeping what comes out is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -30,18 +30,28 @@ class SegmentEncoder:
 
     @torch.no_grad()
     def segment(
-        self, frames: Frames, history: Frames, dense: Frames | None, sparse: Frames | None, caption: str
+        self,
+        frames: Frames,
+        history: Frames,
+        dense: Frames | None,
+        sparse: Frames | None,
+        caption: str,
+        degraded: Sequence[Frames] = (),
     ) -> dict[str, Tensor]:
         """All tensor columns of a row that exist, without a batch axis.
 
         Args:
             frames, dense, sparse: (segment_length, h, w, 3).
+            degraded: variants of the dense control, of its shape.
             history: the frames before the segment's second one, the last being its first; none for a first segment.
         """
         made = {"video": self._latents(frames), "image": self._image(frames[0])}
         for name, control in (("dense", dense), ("sparse", sparse)):
             if control is not None:
                 made |= {name: self._latents(control), f"{name}_image": self._image(control[0])}
+        for number, control in enumerate(degraded):
+            made[f"dense_degraded_{number}"] = self._latents(control)
+            made[f"dense_degraded_image_{number}"] = self._image(control[0])
         for count in self._meta.history_frames:
             if len(history) >= count:
                 past = conditioning.history_states(self._pipe.vae, history[-count:].to(self._device))

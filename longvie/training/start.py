@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
+from torch import nn
 
 from longvie.models.checkpoints import load_transformer
 from longvie.models.loading import read_json, resolve_model
@@ -26,7 +27,9 @@ def starting_transformer(
         fresh: random weights, of the recipe's size.
     """
     if fresh:
-        return _random_transformer(recipe, seed).to(device=torch.device(device))
+        transformer = _random_transformer(recipe, seed)
+        nn.Module.to(transformer, device)
+        return transformer
     transformer = load_transformer(resolve_model(model), dtype=DTYPES[recipe.dtype], device=device)
     return transformer if transformer.control_embedder is not None else _with_control(transformer, recipe)
 

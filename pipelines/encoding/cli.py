@@ -23,6 +23,8 @@ def encode(
     history_frames: Annotated[
         str | None, typer.Option(help="Numbers of frames before a segment; default: 1,5,8,9,13,16; or none.")
     ] = None,
+    degraded_variants: Annotated[int, typer.Option(help="Dense controls with less detail a segment, 0..16.")] = 1,
+    seed: Annotated[int, typer.Option(help="That degradation is drawn from.")] = 0,
     segments_per_shard: Annotated[int, typer.Option(help="Segments of one file at most.")] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything could not be encoded.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
@@ -46,6 +48,8 @@ def encode(
         dtype=dtype,
         encoder_dtype=encoder_dtype,
         history_frames=parse_history(history_frames),
+        degraded_variants=degraded_variants,
+        seed=seed,
         segments_per_shard=segments_per_shard,
         strict=strict,
         restart=restart,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from longvie.config import check_size
+from longvie.config import MAX_SEED, check_size
 from longvie.models.encoders import EncoderConfig
 from longvie.models.loading import PipelineConfig
 from longvie.training.encoded_layout import DTYPES, EncodedMeta, LatentShape
@@ -16,7 +16,8 @@ from pipelines.storage import local_path_of, scheme_of
 # What is trained on is 0..16 frames (LongVie 2), in the numbers that give 1, 2, 3 or 4 latents; 8 is the release's own.
 HISTORY_FRAMES = (1, 5, 8, 9, 13, 16)
 MAX_HISTORY = 64
-SEGMENTS_PER_SHARD = 8  # of the 14B model: some 140 MB and a few minutes of one GPU
+MAX_VARIANTS = 16
+SEGMENTS_PER_SHARD = 8  # of the 14B model: some 170 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class EncodeOptions:
         encoder_dtype: of the text and image encoders, as of `longvie generate`; None for float32 on the CPU and
             bfloat16 on a GPU. The VAE is float32.
         history_frames: numbers of frames before a segment; None for `HISTORY_FRAMES`, as far as a segment has them.
+        degraded_variants: of each dense control (data-level degradation, LongVie §2.3); seed: of their draws.
         workers: None for as many as fit; 0 for this process, without Ray.
         gpus_per_worker: a part of one is shared; None for 1 where there are GPUs, else 0.
         prune: whether what was made of videos that PREPARED no longer has is removed.
@@ -43,6 +45,8 @@ class EncodeOptions:
     dtype: str | None = None
     encoder_dtype: str | None = None
     history_frames: tuple[int, ...] | None = None
+    degraded_variants: int = 1
+    seed: int = 0
     segments_per_shard: int = SEGMENTS_PER_SHARD
     strict: bool = False
     restart: bool = False
@@ -55,6 +59,8 @@ class EncodeOptions:
 
     def __post_init__(self) -> None:
         for flag, value, low, high in (
+            ("--degraded-variants", self.degraded_variants, 0, MAX_VARIANTS),
+            ("--seed", self.seed, 0, MAX_SEED),
             ("--segments-per-shard", self.segments_per_shard, 1, 1024),
             ("--workers", self.workers, 0, math.inf),
             ("--gpus-per-worker", self.gpus_per_worker, 0, math.inf),
@@ -122,6 +128,8 @@ class EncodeOptions:
             history_frames=self._history(model.segment_length),
             dtype=self.dtype or encoders.dtype,
             segments_per_shard=self.segments_per_shard,
+            degraded_variants=self.degraded_variants,
+            seed=self.seed,
         )
 
     def _history(self, segment_length: int) -> tuple[int, ...]:

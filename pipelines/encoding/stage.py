@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from longvie.media import Video, VideoError, resampled
 from longvie.models.encoders import encoder_fingerprint, load_encoders
+from longvie.training.degradation import degrade_dense
 from longvie.training.encoded_layout import DTYPES, EMPTY, SHARDS, EncodedMeta, stored, tensor_bytes
 from longvie.training.encoding import SegmentEncoder
 from longvie.types import Frames, Image
@@ -31,7 +32,7 @@ from longvie.video import probe_video, read_frames
 from pipelines.encoding.units import EMPTY_UNIT, STAGE
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import LocalCopies
-from pipelines.hashes import sha256_file
+from pipelines.hashes import fingerprint, sha256_file
 from pipelines.preparation.unit_worker import DATA_ERRORS, may_pass, one_line
 from pipelines.storage import Storage, open_storage
 
@@ -112,14 +113,24 @@ class EncodeStage:
         history = frames[: before + 1] if segment["segment"] else frames[:0]
         frames = _padded(frames[before:], meta.segment_length)
         dense, sparse = (self._control(segment[kind], count) for kind in ("dense", "sparse"))
-        made = encoder.segment(frames, history, dense, sparse, segment["prompt"])
+        degraded = [] if dense is None else self._degraded(dense, task["video_id"], segment["segment"])
+        made = encoder.segment(frames, history, dense, sparse, segment["prompt"], degraded)
         return {
             "video_id": task["video_id"],
             **{name: segment[name] for name in ("segment", "num_segments", "num_valid")},
             "caption": segment["prompt"],
             "first_frame": _png(frames[0]),
-            **{name: tensor_bytes(stored(tensor, meta.torch_dtype)) for name, tensor in made.items()},
+            **{name: tensor_bytes(tensor, meta.torch_dtype) for name, tensor in made.items()},
         }
+
+    def _degraded(self, dense: Frames, video_id: str, segment: int) -> list[Frames]:
+        """Degraded variants of a dense control; each is drawn from the run's seed and its own place, by no worker."""
+        meta = self._job.meta
+        variants = []
+        for number in range(meta.degraded_variants):
+            seed = int(fingerprint([meta.seed, video_id, segment, number])[:15], 16)  # 60 of its bits
+            variants.append(degrade_dense(dense, torch.Generator().manual_seed(seed)))
+        return variants
 
     def _frames(self, task: Mapping[str, Any], start: int, stop: int) -> Frames:
         with self._copies.opened(task["source"], task["stamp"]) as path:

@@ -1,7 +1,7 @@
 """Checkpoints of a run: tensors by torch's distributed checkpoint, and a commit object that makes them exist.
 
-    <out>/checkpoints/00000100/*.distcp, .metadata     every worker writes its part
-                      00000100.json                    written last, whole or not at all
+    <out>/checkpoints/00000100/*.safetensors   every worker writes its part; no pickle anywhere
+                      00000100.json            written last, whole or not at all
 
 What has no commit is of a run that died while writing; it is removed by the next. Any number of workers can load what
 any number wrote.
@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from pipelines.errors import UserError
 from pipelines.storage import LocalStorage, Storage
@@ -58,7 +58,8 @@ class Checkpoints:
         """Write the parts of all workers, then the commit; all workers call it. Older ones than `keep` go."""
         name = f"{FOLDER}/{steps_done:08d}"
         alone = not dist.is_initialized()
-        dcp.save(dict(state), storage_writer=FsspecWriter(self._path(name)), no_dist=alone)
+        writer = HuggingFaceStorageWriter(self._path(name), save_distributed=True)
+        dcp.save(dict(state), storage_writer=writer, no_dist=alone)
         if alone or dist.get_rank() == 0:
             commit = {"steps": steps_done, "key": self._key, **said}
             self._storage.write(f"{name}.json", json.dumps(commit, indent=1).encode())
@@ -70,7 +71,7 @@ class Checkpoints:
     def load(self, steps_done: int, state: Mapping[str, Tensor]) -> None:
         """Load a committed checkpoint into the live tensors."""
         name = f"{FOLDER}/{steps_done:08d}"
-        reader = FsspecReader(self._path(name))
+        reader = HuggingFaceStorageReader(self._path(name))
         dcp.load(dict(state), storage_reader=reader, no_dist=not dist.is_initialized())
 
     def tidy(self, *, everything: bool = False) -> None:

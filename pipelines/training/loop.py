@@ -124,7 +124,8 @@ def _show(trainer: Trainer, vae: VideoAutoencoder, storage: Storage, steps_done:
 
 def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tell | None) -> None:
     """The averaged weights: a pipeline and the release's files, or a LoRA. All workers call it; one writes."""
-    weights = gather_weights(trainer.model, trainer.average.weights, keep=tell is not None)
+    dtype = DTYPES[trainer.recipe.dtype]
+    weights = gather_weights(trainer.model, trainer.average.weights, dtype, keep=tell is not None)
     if tell is None:
         return
     recipe, meta = trainer.recipe, trainer.data.meta
@@ -133,7 +134,7 @@ def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tel
         if options.lora is not None:
             save_lora(trainer.model, weights, folder / LORA)
         else:
-            model = transformer_of(trainer.model.config, weights).to(dtype=DTYPES[recipe.dtype])
+            model = transformer_of(trainer.model.config, weights)
             defaults = {"segment_length": meta.segment_length, "height": meta.height, "width": meta.width}
             defaults |= {"fps": meta.fps, "num_inference_steps": recipe.num_inference_steps}
             export_pipeline(model, options.model, folder / MODEL, defaults)

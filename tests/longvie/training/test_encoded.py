@@ -48,6 +48,8 @@ META = EncodedMeta(
     history_frames=(1, 5, 8),
     dtype="float16",
     segments_per_shard=2,
+    degraded_variants=2,
+    seed=3,
 )
 
 
@@ -75,7 +77,10 @@ def write(folder: Path, meta: EncodedMeta = META) -> Path:
                 place = {"video_id": "a", "segment": index, "num_segments": 3, "num_valid": 9 - index}
                 png = io.BytesIO()
                 Image.fromarray(picture(index)).save(png, "PNG")
-                tensors = {name: tensor_bytes(tensor) for name, tensor in tensors_of(index, *absent[index]).items()}
+                tensors = {
+                    name: tensor_bytes(tensor, meta.torch_dtype)
+                    for name, tensor in tensors_of(index, *absent[index]).items()
+                }
                 content = {**place, "caption": f"caption {index}", "first_frame": png.getvalue(), **tensors}
                 writer.write_table(pa.Table.from_pylist([content], meta.schema()))
                 samples.append({"shard": shard, "row": row, "has_dense": True, "has_sparse": index != 2, **place})
@@ -96,15 +101,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_bytes_and_back(shape: list[int], dtype: str, seed: int) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DTYPES[dtype])
-    data = tensor_bytes(tensor)
+    data = tensor_bytes(tensor, DTYPES[dtype])
     assert len(data) == tensor.numel() * tensor.itemsize
     assert torch.equal(bytes_tensor(data, DTYPES[dtype], tuple(shape)), tensor)
     assert torch.equal(bytes_tensor(data, DTYPES[dtype], (-1, *shape[1:])), tensor)
 
 
 def test_bytes_are_little_endian() -> None:
-    assert tensor_bytes(torch.tensor([1.0, -2.0]).half()) == np.array([1.0, -2.0], "<f2").tobytes()
-    assert tensor_bytes(torch.tensor([1.0]).bfloat16()) == b"\x80\x3f"
+    assert tensor_bytes(torch.tensor([1.0, -2.0]), torch.float16) == np.array([1.0, -2.0], "<f2").tobytes()
+    assert tensor_bytes(torch.tensor([1.0]), torch.bfloat16) == b"\x80\x3f"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,9 @@ def test_samples(folder: Path) -> None:
         assert {n: tensor.shape[1] for n, tensor in sample.history.items()} == (
             {} if index == 0 else {1: 1, 5: 2, 8: 2}
         )
+        for kind in ("dense_degraded", "dense_degraded_image"):
+            assert len(getattr(sample, kind)) == 2
+            assert all(torch.equal(t, wanted[f"{kind}_{k}"]) for k, t in enumerate(getattr(sample, kind)))
         for count, tensor in sample.history.items():
             assert torch.equal(tensor, wanted[f"history_{count}"])
         assert sample.first_frame is not None
@@ -152,7 +160,7 @@ def test_only_what_is_asked_for_is_read(folder: Path) -> None:
     assert sample.video is not None
     assert list(sample.history) == [5]
     assert sample.dense is sample.text is sample.first_frame is None
-    with pytest.raises(EncodedError, match=r"has no column depth; it has dense, dense_image, first_frame"):
+    with pytest.raises(EncodedError, match=r"has no column depth; it has dense, .*, video"):
         EncodedDataset(str(folder), columns=("depth",))
 
 

@@ -20,6 +20,7 @@ from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import TINY, load_pipeline, read_pipeline_config
 from longvie.pipeline import Condition, LongViePipeline
 from longvie.segments import plan_segments
+from longvie.training.degradation import degrade_dense
 from longvie.training.encoded import EncodedDataset, Sample
 from longvie.video import read_frames, read_image
 from pipelines.encoding.cli import encode as command
@@ -27,6 +28,7 @@ from pipelines.encoding.options import EncodeOptions
 from pipelines.errors import UserError
 from pipelines.generation.inputs import read_rows
 from pipelines.generation.plan import plan_videos
+from pipelines.hashes import fingerprint
 from tests.pipelines.encoding.encode_helpers import (
     CLIPS,
     NUM_UNITS,
@@ -175,6 +177,29 @@ def test_history_is_of_every_asked_length(prepared: Path, toy_folder: Path, tmp_
         wanted = conditioning.history_states(pipe.vae, truth[17 - count : 17])
         assert wanted is not None
         torch.testing.assert_close(dataset[2].history[count], wanted[0].detach(), rtol=0, atol=0)
+
+
+def test_degraded_controls(prepared: Path, toy_folder: Path, tmp_path: Path) -> None:
+    """Each is drawn from seed, video, segment and its number alone, and is encoded as a control is."""
+    run(prepared, tmp_path / "out", toy_folder, dtype="float32", degraded_variants=2, seed=5)
+    run(prepared, tmp_path / "again", toy_folder, dtype="float32", degraded_variants=2, seed=5, segments_per_shard=4)
+    dataset, again = (EncodedDataset(str(tmp_path / name)) for name in ("out", "again"))
+    (plan, _) = plan_videos(read_rows(str(prepared)), read_pipeline_config(toy_folder), {})
+    pipe = load_pipeline(toy_folder)
+    for segment in plan_segments(plan.num_frames, plan.segment_length):
+        sample = dataset[segment.index]
+        dense = plan.controls.at(segment).dense
+        assert dense is not None
+        assert len(sample.dense_degraded) == 2
+        assert not torch.equal(sample.dense_degraded[0], sample.dense_degraded[1])
+        for number in range(2):
+            seed = int(fingerprint([5, plan.video_id, segment.index, number])[:15], 16)
+            degraded = degrade_dense(dense, torch.Generator().manual_seed(seed))
+            states = conditioning.control_states(pipe.vae, degraded).detach()
+            kept = (sample.dense_degraded[number], sample.dense_degraded_image[number])
+            made = conditioning.stack_control(kept[0][None], kept[1][None], dataset.meta.temporal)
+            torch.testing.assert_close(made, states, rtol=0, atol=0)
+            assert torch.equal(again[segment.index].dense_degraded[number], kept[0])
 
 
 def test_what_stands_for_nothing(encoded: Path, toy_folder: Path) -> None:
@@ -402,6 +427,7 @@ def test_refused_at_the_door(
         (["--history-frames", "1,x"], "--history-frames 1,x: give numbers"),
         (["--history-frames", "0"], "--history-frames is 0; give 1 or more"),
         (["--history-frames", "16"], "--history-frames 16: a segment of 9 frames hands on no more"),
+        (["--degraded-variants", "17"], "--degraded-variants is 17; give 0 or more, to 16"),
         (["--segments-per-shard", "0"], "--segments-per-shard is 0"),
         (["--gpus-per-worker", "1"], "--workers 0 works in this process"),
         (["--model", "nowhere"], "model nowhere does not exist"),

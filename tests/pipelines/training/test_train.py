@@ -157,6 +157,7 @@ def test_kill_9_changes_nothing(point: tuple[str, int], options: dict[str, Any],
 
 @pytest.mark.usefixtures("ray_here")
 class TestOnRay:
+    @pytest.mark.slow
     def test_two_workers_make_what_one_makes(self, options: dict[str, Any], whole: Path) -> None:
         """As far as Muon lets them: it rounds to bfloat16 within. With AdamW alone, see test_trainer.py, to 1e-6."""
         log = run(options, workers=2, gpus_per_worker=0)
@@ -166,7 +167,7 @@ class TestOnRay:
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         ours, theirs = load_file(out / WEIGHTS), load_file(whole / WEIGHTS)
         for name, value in theirs.items():
-            torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-3)
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=5e-3)
 
     def test_a_worker_that_dies_is_replaced(
         self, options: dict[str, Any], whole: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,75 @@
+"""The encoders of a model alone: what they make, from JSON only; their identity; loading them without a transformer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from longvie.config import wan2_1_i2v_14b
+from longvie.models.checkpoints import CheckpointError
+from longvie.models.encoders import EncoderConfig, encoder_fingerprint, load_encoders, read_encoder_config
+from longvie.models.loading import load_pipeline
+
+
+def wan_folder(folder: Path) -> Path:
+    """The JSON files of Wan2.1-I2V-14B-480P in diffusers layout, as far as they are read; no weights."""
+    vae = {"_class_name": "AutoencoderKLWan", "z_dim": 16, "latents_mean": [0.0] * 16, "latents_std": [1.0] * 16}
+    files = {
+        "model_index.json": {"_class_name": "WanImageToVideoPipeline"},
+        "vae/config.json": vae,
+        "transformer/config.json": wan2_1_i2v_14b(),
+        "image_encoder/config.json": {"architectures": ["CLIPVisionModel"], "image_size": 224, "patch_size": 14},
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_the_14b_model(tmp_path: Path) -> None:
+    assert read_encoder_config(wan_folder(tmp_path)) == EncoderConfig(
+        z_dim=16,
+        spatial=8,
+        temporal=4,
+        max_text_tokens=512,
+        text_dim=4096,
+        image_dim=1280,
+        image_tokens=257,
+        dtype="bfloat16",
+    )
+
+
+def test_the_toy_and_the_embedded_model(toy_folder: Path) -> None:
+    toy = read_encoder_config(toy_folder)
+    assert (toy.z_dim, toy.max_text_tokens, toy.image_dim, toy.image_tokens) == (4, 8, None, 0)
+    assert toy.dtype == read_encoder_config(None).dtype == "float16"
+
+
+def test_a_config_that_says_too_little(tmp_path: Path) -> None:
+    folder = wan_folder(tmp_path)
+    (folder / "vae" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is not a LongVie or Wan image-to-video model .*'z_dim'"):
+        read_encoder_config(folder)
+
+
+def test_the_identity_is_of_the_encoders_alone(toy_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(toy_folder, tmp_path / "model")
+    before = encoder_fingerprint(toy_folder)
+    (copy / "transformer" / "config.json").write_text("{}")
+    assert encoder_fingerprint(copy) == before
+    config = copy / "vae" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert encoder_fingerprint(copy) != before
+
+
+def test_they_are_those_of_the_pipeline(toy_folder: Path) -> None:
+    alone, whole = load_encoders(toy_folder), load_pipeline(toy_folder)
+    assert alone.transformer is None
+    pixels = torch.rand(1, 3, 5, 32, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made = [pipe.vae.encode(pixels).latent_dist.mode() for pipe in (alone, whole)]
+    assert torch.equal(*made)
