@@ -136,7 +136,7 @@ def dry_run(
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention as GPUs do it, without a matrix of tokens by tokens; on the meta device torch would choose the other."""
+    """Attention as GPUs do it, without a matrix of tokens by tokens, which torch would choose on the meta device."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -164,7 +164,7 @@ def _one_block(
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
-            seen[storage._cdata] = (storage, storage.nbytes())  # held, so that none is counted for another
+            seen[storage._cdata] = (storage, storage.nbytes())  # held, so that no address comes twice
         return tensor
 
     def work(block: nn.Module, width: int, rows: int) -> None:
