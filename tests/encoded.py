@@ -21,7 +21,6 @@ from longvie.training.encoded_layout import (
     SHARDS,
     EncodedMeta,
     LatentShape,
-    stored,
     tensor_bytes,
 )
 from longvie.training.encoding import SegmentEncoder
@@ -76,7 +75,7 @@ def write_encoded(folder: Path, pipe: LongViePipeline, sha256: str, videos: int 
                     frames[part], history, dense[part], None if video == 1 else sparse[part], "a red ball"
                 )
                 row = {**known, "caption": "a red ball", "first_frame": png.getvalue()}
-                row |= {name: tensor_bytes(stored(tensor, meta.torch_dtype)) for name, tensor in made.items()}
+                row |= {name: tensor_bytes(tensor, meta.torch_dtype) for name, tensor in made.items()}
                 writer.write_table(pa.Table.from_pylist([row], meta.schema()))
                 samples.append({**known, "shard": shard, "row": k, "has_dense": True, "has_sparse": video != 1})
     pyarrow.parquet.write_table(pa.Table.from_pylist(samples, SAMPLE_ROWS), folder / SAMPLES)
