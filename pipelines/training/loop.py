@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch.utils.tensorboard import SummaryWriter
 
 from longvie.models.encoders import encoder_fingerprint, load_encoders
@@ -43,6 +45,8 @@ def train_here(
         NotFiniteError: a loss is no number; the last checkpoint is kept.
     """
     torch.set_num_threads(options.threads_per_worker)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     recipe = options.chosen
     storage = open_storage(options.out)
     data = EncodedDataset(options.data)
