@@ -15,6 +15,7 @@ import typer
 from pipelines.encoding.cli import encode
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
+from pipelines.scenes.cli import scenes
 from pipelines.training.cli import train
 
 app = typer.Typer(
@@ -118,6 +119,7 @@ app.command()(prepare)
 app.command()(render)
 app.command()(encode)
 app.command()(train)
+app.command()(scenes)
 
 
 @app.command()
@@ -247,7 +249,7 @@ def _exit_code(error: Exception) -> int | None:
     from pipelines.captions.captioners import CaptionError
     from pipelines.errors import UserError
     from pipelines.preparation.unit_worker import StorageError
-    from pipelines.rendering.render import RenderError
+    from pipelines.rendering.making import RenderError
     from pipelines.training.errors import TrainError
 
     if isinstance(error, (UserError, VideoError, CheckpointError, EncodedError, DepthError, TrackError, SceneError)):

@@ -1,6 +1,6 @@
 """Procedural scenes for the built-in depth estimator: rooms, streets, landscapes, table tops and clutter, from a seed.
 
-Far more varied than the world of `longvie/scenes.py`, and unrelated to it: what counts here is that no rule of thumb
+Far more varied than the world of `longvie/scenes/`, and unrelated to it: what counts here is that no rule of thumb
 (the ground is below, bright is near) always holds, while depth is exact. A seed decides a scene, its camera's short
 path, light and materials; rendering is a pure function of it.
 """

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.preparation.run import Summary
+    from pipelines.progress import Report
 
 
 def render(
@@ -32,6 +37,7 @@ def render(
 ) -> None:
     """Turn an animated 3-D scene into a video with exact depth and tracks, prepared as controls."""
     from pipelines.rendering.options import RenderOptions
+    from pipelines.rendering.render import render as run
 
     options = RenderOptions(
         scene=scene,
@@ -52,23 +58,22 @@ def render(
         address=address,
         wait_for_nodes=wait_for_nodes,
     )
-    raise typer.Exit(_run(options, log_format))
+    raise typer.Exit(finish(lambda report: run(options, report), log_format))
 
 
-def _run(options: Any, log_format: str) -> int:
-    """Run the job with its progress and its table; the exit code."""
+def finish(run: Callable[[Report], Summary], log_format: str) -> int:
+    """Run a job with its progress and its table; the exit code."""
     from rich.console import Console
 
     from pipelines.errors import UserError
     from pipelines.preparation.stage_progress import StageBars, StageLines, stage_summary
     from pipelines.progress import reporting
-    from pipelines.rendering.render import render as run
 
     if log_format not in ("text", "json"):
         raise UserError(f"--log-format is {log_format}; choose text or json")
     started = time.monotonic()
     with reporting(log_format, StageBars, StageLines) as report:
-        summary = run(options, report)
+        summary = run(report)
         seconds = time.monotonic() - started
         if log_format == "json":
             report(

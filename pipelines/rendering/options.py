@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,7 +17,7 @@ from longvie.mesh.scene import MAX_PIXELS
 from longvie.segments import Segment, plan_segments
 from pipelines.errors import UserError
 from pipelines.preparation.options import PrepareOptions
-from pipelines.storage import Storage, check_uri
+from pipelines.storage import check_uri
 
 FORMAT = 1  # of the source folder; a reader refuses what it does not know
 RENDERING = 1  # of the renderer: another number is another key, so that what an older version drew is drawn anew
@@ -196,28 +194,3 @@ class RenderPlan:
         """What may not change within one OUT."""
         names = ("stem", "fps", "height", "width", "segment_length")
         return {name: value for name, value in asdict(self).items() if name in names}
-
-
-def open_settings(storage: Storage, plan: RenderPlan) -> None:
-    """Keep the settings in the source folder; `UserError` if it holds another scene, or one of another size."""
-    content = {"format": FORMAT, **plan.settings()}
-    try:
-        before = json.loads(storage.read(SETTINGS))
-    except FileNotFoundError:
-        before = None
-    except ValueError:
-        before = {}
-    if before == content:
-        return
-    if before is not None:
-        raise UserError(
-            f"{storage.uri} holds {_difference(before, content)}; choose another --out, or begin anew with --restart"
-        )
-    storage.write(SETTINGS, json.dumps(content, indent=2).encode())
-
-
-def _difference(before: Any, now: Mapping[str, Any]) -> str:
-    if not isinstance(before, dict) or before.get("format") != FORMAT:
-        return "what this version of longvie did not render"
-    changed = [f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
-    return f"a rendering with {'; '.join(changed)}"

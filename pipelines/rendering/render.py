@@ -14,11 +14,9 @@ joined, and `longvie prepare` takes the video with the rendered depth and tracks
 from __future__ import annotations
 
 import functools
-import json
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,26 +28,29 @@ from longvie.controls.normalize import store_depth
 from longvie.media import VideoError, join_videos, write_video
 from longvie.mesh import Scene, SceneError, load_scene
 from longvie.segments import Segment
-from pipelines import cluster
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import LocalCopies, stamp_of
 from pipelines.preparation.pass_run import StageSummary
-from pipelines.preparation.passes import Here, OnRay, Place
+from pipelines.preparation.passes import Place
 from pipelines.preparation.prepare import prepare
 from pipelines.preparation.run import Summary
 from pipelines.preparation.unit_worker import Job
-from pipelines.preparation.units import Made, Unit, UnitCommit, UnitStore, commit_name
+from pipelines.preparation.units import Made, Unit, UnitCommit, UnitStore
 from pipelines.progress import Report
-from pipelines.rendering.options import SETTINGS, RenderOptions, RenderPlan, open_settings
+from pipelines.rendering.making import (
+    MANIFEST,
+    forget_sources,
+    make_sources,
+    open_settings,
+    place_of,
+    tidy_sources,
+    write_manifest,
+)
+from pipelines.rendering.options import FORMAT, SETTINGS, RenderOptions, RenderPlan
 from pipelines.storage import Storage, check_writable, open_storage
 
-MANIFEST = "manifest.jsonl"
 _FOLDERS = ("attempts", "commits", "depth", "parts", "tasks", "tracks")
 _SECONDS_A_FRAME = 0.5  # roughly, on one CPU: it decides only how many segments share a task
-
-
-class RenderError(RuntimeError):
-    """Segments that could not be rendered; what is committed stays, and the same command goes on from there."""
 
 
 class RenderStage:
@@ -113,17 +114,16 @@ def render(options: RenderOptions, report: Report, open_storage: Callable[[str],
     del scene  # the workers have their own
     check_writable(options.out)
     storage = open_storage(options.source)
-    with _place(options) as place:
+    with place_of("render", options.workers, options.address, options.wait_for_nodes) as place:
         try:
             if options.restart:
                 _forget(storage)
-            open_settings(storage, plan)
+            open_settings(storage, SETTINGS, {"format": FORMAT, **plan.settings()}, "a rendering")
         except storage_errors() as error:
             raise UserError(
                 f"--out {options.out} cannot be used ({first_line(error)}); choose another place"
             ) from error
-        summary = StageSummary(stage="render", num_units=len(plan.segments))
-        commits = _render_segments(plan, stamp, UnitStore(storage), open_storage, place, summary, report)
+        commits, summary = _render_segments(plan, stamp, storage, open_storage, place, report)
         commits["video"] = {plan.stem: _join(plan, storage, commits["render"])}
         _tidy(storage, commits)
         _write_manifest(plan, storage)
@@ -156,16 +156,6 @@ def depth_file(frame: int) -> str:
     return f"depth/{frame:06d}.npy"
 
 
-@contextmanager
-def _place(options: RenderOptions) -> Iterator[Place]:
-    if options.workers == 0:
-        yield Here()
-        return
-    with cluster.cluster(options.address):
-        placement = cluster.place_stage("render", options.workers, 0.0, 1, options.wait_for_nodes)
-        yield OnRay(placements={"render": placement}, loading=frozenset())
-
-
 def _unit(plan: RenderPlan, segment: Segment) -> Unit:
     new = segment.new_frames
     return Unit(
@@ -182,47 +172,17 @@ def _unit(plan: RenderPlan, segment: Segment) -> Unit:
 def _render_segments(
     plan: RenderPlan,
     stamp: str | None,
-    store: UnitStore,
+    storage: Storage,
     open_storage: Callable[[str], Storage],
     place: Place,
-    summary: StageSummary,
     report: Report,
-) -> dict[str, dict[str, UnitCommit]]:
-    """The commits of all segments, by stage and name."""
+) -> tuple[dict[str, dict[str, UnitCommit]], StageSummary]:
+    """The commits of all segments, by stage and name; and what was done."""
     units = [_unit(plan, segment) for segment in plan.segments]
-    commits = store.committed(units)
-    left = [unit for unit in units if unit.name not in commits]
-    cost = sum(unit.cost for unit in left)
-    report("stage", stage="render", num_units=len(units), num_done=len(commits), cost=cost)
     stage = functools.partial(RenderStage, plan, stamp)
-    job = Job(out=store.storage.uri, run=secrets.token_hex(8), name="render", stage=stage, open_storage=open_storage)
-    errors = []
-    for result in place.run(left, job, _SECONDS_A_FRAME):
-        unit = result.unit
-        if result.error is not None:
-            errors.append(f"{unit.said}: {result.error}")
-            summary.num_failed += 1
-        elif result.made:
-            summary.num_made += 1
-            summary.cost += unit.cost
-            summary.seconds += result.seconds
-            if result.seconds > summary.slowest_seconds:
-                summary.slowest, summary.slowest_seconds = unit.said, result.seconds
-        report(
-            "unit",
-            stage="render",
-            unit=unit.name,
-            said=unit.said,
-            source=plan.scene,
-            made=result.made,
-            error=result.error,
-            seconds=round(result.seconds, 3),
-            cost=unit.cost,
-        )
-    report("stage done", **vars(summary))
-    if errors:
-        raise RenderError(f"{len(errors)} of {len(units)} segments failed; {errors[0]}")
-    return {"render": store.committed(units)}
+    job = Job(out=storage.uri, run=secrets.token_hex(8), name="render", stage=stage, open_storage=open_storage)
+    commits, summary = make_sources(units, job, place, _SECONDS_A_FRAME, report)
+    return {"render": commits}, summary
 
 
 def _join(plan: RenderPlan, storage: Storage, parts: Mapping[str, UnitCommit]) -> UnitCommit:
@@ -249,26 +209,13 @@ def _join(plan: RenderPlan, storage: Storage, parts: Mapping[str, UnitCommit]) -
 
 
 def _forget(storage: Storage) -> None:
-    """Remove all that rendering ever wrote: the commits first, so that none speaks of what is gone."""
-    for name in sorted(storage.walk("commits")):
-        storage.delete(name)
-    _tidy(storage, {})
-    for name in storage.list(""):
-        if name in (SETTINGS, MANIFEST) or name.endswith(".mp4"):
-            storage.delete(name)
+    """Remove all that rendering ever wrote."""
+    forget_sources(storage, _FOLDERS, (SETTINGS, MANIFEST), (".mp4",))
 
 
 def _tidy(storage: Storage, commits: Mapping[str, Mapping[str, UnitCommit]]) -> None:
-    """Remove what no commit vouches for: depth of frames that are no more would be taken for the video's."""
-    keep = {commit_name(stage, unit) for stage, units in commits.items() for unit in units}
-    keep |= {name for units in commits.values() for commit in units.values() for name in commit.files}
-    for folder in _FOLDERS:
-        for name in sorted(storage.walk(folder)):
-            if name not in keep:
-                storage.delete(name)
-        storage.delete_empty_folders(folder)
-    for name in storage.temporaries():
-        storage.delete(name)
+    """Depth of frames that are no more would be taken for the video's."""
+    tidy_sources(storage, _FOLDERS, commits)
 
 
 def _write_manifest(plan: RenderPlan, storage: Storage) -> None:
@@ -280,10 +227,4 @@ def _write_manifest(plan: RenderPlan, storage: Storage) -> None:
     }
     if plan.prompt is not None:
         row["prompt"] = plan.prompt
-    data = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-    try:
-        if storage.read(MANIFEST) == data:
-            return
-    except FileNotFoundError:
-        pass
-    storage.write(MANIFEST, data)
+    write_manifest(storage, [row])

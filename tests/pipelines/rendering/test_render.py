@@ -19,8 +19,8 @@ from longvie.media import Video, probe_video
 from longvie.mesh import SceneError, load_scene
 from pipelines.cli import main
 from pipelines.errors import UserError
+from pipelines.rendering.making import RenderError
 from pipelines.rendering.options import MAX_FRAMES, RenderOptions
-from pipelines.rendering.render import RenderError
 from tests.pipelines.helpers import WRITE_PHASES, Log
 from tests.pipelines.rendering.render_helpers import (
     FPS,

@@ -1,0 +1,1 @@
+"""From the synthetic world to prepared data."""
