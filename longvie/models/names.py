@@ -76,6 +76,11 @@ def is_attention(name: str) -> bool:
     return re.match(r"blocks\.\d+\.attn1\.", name) is not None
 
 
+def is_lora(name: str) -> bool:
+    """Whether a parameter belongs to a LoRA layer (PEFT's names)."""
+    return ".lora_" in name
+
+
 def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
     for ours, theirs in table:
         name = re.sub(rf"(^|\.){re.escape(ours)}(?=\.|$)", rf"\g<1>{theirs}", name)

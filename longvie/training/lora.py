@@ -13,6 +13,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from longvie.models.names import is_lora
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
 
@@ -40,11 +41,6 @@ def add_lora(model: LongVieTransformer3DModel, rank: int = RANK, seed: int = 0, 
         value.requires_grad_(is_lora(name))
         if is_lora(name):
             value.data = value.data.float()
-
-
-def is_lora(name: str) -> bool:
-    """Whether a parameter belongs to a LoRA layer."""
-    return ".lora_" in name
 
 
 def save_lora(model: LongVieTransformer3DModel, weights: Mapping[str, Tensor], folder: Path) -> Path:

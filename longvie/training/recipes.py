@@ -5,11 +5,12 @@ Stages follow one another in one run (LongVie 2: control, degradation, history).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from longvie.config import wan2_1_i2v_14b as wan_config
+from longvie.models.names import is_attention, is_control, is_lora
 from longvie.training.degradation import (
     DATA_PROBABILITY,
     DEGRADE_FROM,
@@ -81,6 +82,8 @@ class Recipe:
         warmup: steps over which a stage's rate rises; decay: its last part, over which it falls to zero.
         average: decay of the moving average of the weights.
         dtype: of weights and activations; norms and sums stay float32 as diffusers keeps them.
+        sharded: whether several workers hold a part of the weights each (FSDP2), or all of them.
+        latents, max_text_tokens: sizes of the data it is made for, for a dry run; Wan: 81 frames of 640x352.
         recompute: whether activations are computed again in the backward pass.
         num_inference_steps: of validation videos.
     """
@@ -101,6 +104,9 @@ class Recipe:
     average: float = 0.9999
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
+    sharded: bool = False
+    latents: tuple[int, int, int, int] = (16, 21, 44, 80)
+    max_text_tokens: int = 512
     num_inference_steps: int = 50
 
     @property
@@ -139,6 +145,16 @@ class Recipe:
         return replace(self, stages=kept)
 
 
+def learning_names(names: Iterable[str], trained: Trained, lora: bool = False) -> set[str]:
+    """Which of a transformer's parameters learn in a stage; of one with LoRA layers, those alone."""
+    if lora:
+        return {name for name in names if is_lora(name)}
+    if trained == "all":
+        return set(names)
+    attention = trained == "control and attention"
+    return {name for name in names if is_control(name) or (attention and is_attention(name))}
+
+
 def wan2_1_i2v_14b() -> Recipe:
     """LongVie 2 on Wan2.1-I2V-14B-480P: frozen base, control and fusion learn; at last the self-attention, too.
 
@@ -162,6 +178,7 @@ def wan2_1_i2v_14b() -> Recipe:
         config=wan_config(),
         dtype="bfloat16",
         recompute=True,
+        sharded=True,
     )
 
 
@@ -216,6 +233,8 @@ def tiny() -> Recipe:
         warmup=60,
         decay=0.45,
         average=0.998,
+        latents=(48, 5, 8, 12),
+        max_text_tokens=24,
         num_inference_steps=1,
     )  # fmt: skip
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from longvie import conditioning
-from longvie.models.names import is_attention, is_control
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.training.conditions import ConditionBuilder, Inputs, draw
 from longvie.training.ema import Average
@@ -32,11 +31,9 @@ from longvie.training.loss import (
     weight,
 )
 from longvie.training.order import batch_at, share_of
-from longvie.training.recipes import MODALITIES, Recipe, Stage, Trained
+from longvie.training.recipes import MODALITIES, Recipe, Stage, learning_names
 from longvie.training.sharding import whole
 from longvie.types import VideoAutoencoder
-
-LORA_MARK = "lora_"
 
 
 class NotFiniteError(RuntimeError):
@@ -59,6 +56,13 @@ class StepResult:
     losses: Mapping[str, float]
     norm: float
     rate: float
+
+
+def learning_parameters(model: nn.Module, recipe: Recipe, lora: bool = False) -> list[tuple[str, nn.Parameter]]:
+    """What learns in any stage of a recipe."""
+    parameters = dict(model.named_parameters())
+    names = set().union(*(learning_names(parameters, stage.trained, lora) for stage in recipe.stages))
+    return [(name, value) for name, value in parameters.items() if name in names]
 
 
 class Trainer:
@@ -93,8 +97,7 @@ class Trainer:
         self._sharded = isinstance(model, FSDPModule)
         if self._sharded and recipe.batch % world_size:
             raise ValueError(f"a batch of {recipe.batch} is not shared evenly by {world_size} workers; give a multiple")
-        names = {name for stage in recipe.stages for name in self._names(stage.trained)}
-        self._learning = [(name, value) for name, value in model.named_parameters() if name in names]
+        self._learning = learning_parameters(model, recipe, lora)
         self.average = Average(self._learning, recipe.average)
         self._stage: Stage | None = None
         self._optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {}
@@ -175,19 +178,11 @@ class Trainer:
         if stage is self._stage:
             return
         self._stage = stage
-        names = self._names(stage.trained)
-        for name, value in self.model.named_parameters():
+        parameters = dict(self.model.named_parameters())
+        names = learning_names(parameters, stage.trained, self._lora)
+        for name, value in parameters.items():
             value.requires_grad_(name in names)
         self._optimizers = self._new_optimizers(stage)
-
-    def _names(self, trained: Trained) -> set[str]:
-        names = [name for name, _ in self.model.named_parameters()]
-        if self._lora:
-            return {name for name in names if LORA_MARK in name}
-        if trained == "all":
-            return set(names)
-        attention = trained == "control and attention"
-        return {name for name in names if is_control(name) or (attention and is_attention(name))}
 
     def _new_optimizers(self, stage: Stage) -> dict[str, tuple[float, torch.optim.Optimizer]]:
         """With their state allocated, so that a checkpoint can be loaded into it."""
@@ -231,7 +226,7 @@ class Trainer:
     def _remembered(self, inputs: list[Inputs]) -> list[Inputs]:
         """Inputs with the first frames that the model is to remember.
 
-        Of a sharded model all workers make as many passes as the one that has most to make, as each gathers weights.
+        Of a sharded model all workers make as many passes as the one that has most to make: each gathers weights.
         """
         wanted = [one for one in inputs if one.draw.first == "renoise"]
         most = torch.tensor(len(wanted), device=self._device)

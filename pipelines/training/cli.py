@@ -8,8 +8,10 @@ import typer
 
 
 def train(
-    data: Annotated[str, typer.Option(help="What longvie encode wrote.", metavar="URI")],
-    out: Annotated[str, typer.Option(help="Folder or URI for checkpoints, logs and the model.", metavar="URI")],
+    data: Annotated[str | None, typer.Option(help="What longvie encode wrote.", metavar="URI")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder or URI for checkpoints, logs and the model.", metavar="URI")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="tiny, wan2_1_i2v_14b or wan2_1_i2v_1_3b.")] = "tiny",
     model: Annotated[
         str | None, typer.Option(help="Pipeline to begin with; it encoded the data. Default: the embedded one.")
@@ -33,6 +35,9 @@ def train(
     retries: Annotated[int, typer.Option(help="How often lost workers are replaced.")] = 3,
     address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
     wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the recipe takes on --workers GPUs, and end; needs no data.")
+    ] = False,
     log_format: Annotated[str, typer.Option(help="text (a bar on a terminal) or json (a line an event).")] = "text",
 ) -> None:
     """Train a model on encoded data, or go on from the last checkpoint."""
@@ -40,14 +45,17 @@ def train(
     from pipelines.progress import reporting
     from pipelines.training.options import TrainOptions
     from pipelines.training.progress import TrainBars, TrainLines
+    from pipelines.training.train import run_dry
     from pipelines.training.train import train as run
 
     if log_format not in ("text", "json"):
         raise UserError(f"--log-format is {log_format}; choose text or json")
+    if not dry_run and (data is None or out is None):
+        raise UserError("longvie train needs --data and --out; only --dry-run does without")
     options = TrainOptions(
         recipe=recipe,
-        data=data,
-        out=out,
+        data=data or "",
+        out=out or "",
         model=model,
         fresh=fresh,
         steps=tuple(_stage_steps(text) for text in steps or ()),
@@ -67,6 +75,10 @@ def train(
         address=address,
         wait_for_nodes=wait_for_nodes,
     )
+    if dry_run:
+        for line in run_dry(options):
+            typer.echo(line)
+        return
     with reporting(log_format, TrainBars, TrainLines) as report:
         run(options, report)
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch.utils.tensorboard import SummaryWriter
 
 from longvie.models.encoders import encoder_fingerprint, load_encoders
@@ -20,8 +22,9 @@ from longvie.training.encoded import EncodedDataset
 from longvie.training.export import export_pipeline, export_release, gather_weights, transformer_of
 from longvie.training.lora import add_lora, save_lora
 from longvie.training.samples import make_latents, side_by_side
+from longvie.training.sharding import shard
 from longvie.training.start import DTYPES, starting_transformer, transformer_config
-from longvie.training.trainer import Trainer, describe
+from longvie.training.trainer import Trainer, describe, learning_parameters
 from longvie.types import VideoAutoencoder
 from longvie.video import write_video
 from pipelines.storage import Storage, open_storage
@@ -42,6 +45,8 @@ def train_here(
         NotFiniteError: a loss is no number; the last checkpoint is kept.
     """
     torch.set_num_threads(options.threads_per_worker)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     recipe = options.chosen
     storage = open_storage(options.out)
     data = EncodedDataset(options.data)
@@ -49,6 +54,10 @@ def train_here(
     model = starting_transformer(options.model, recipe, fresh=options.fresh, seed=options.seed, device=device)
     if options.lora is not None:
         add_lora(model, options.lora, options.seed)
+    for _, value in learning_parameters(model, recipe, options.lora is not None):
+        value.data = value.data.float()  # an update is less than bfloat16's last digit
+    if recipe.sharded and world_size > 1:
+        shard(model, DTYPES[recipe.dtype])
     vae = load_encoders(options.model, device=device).vae
     trainer = Trainer(
         recipe,

@@ -75,6 +75,11 @@ class TrainOptions:
             raise UserError("--fresh and --lora exclude each other: a LoRA adapts weights that have learned")
         if self.workers > self.chosen.batch:
             raise UserError(f"--workers is {self.workers}, more than the {self.chosen.batch} samples of a batch")
+        if self.chosen.sharded and self.workers > 1 and self.chosen.batch % self.workers:
+            raise UserError(
+                f"--workers {self.workers} do not share a batch of {self.chosen.batch} evenly, as a sharded model "
+                "needs; give --batch a multiple of them"
+            )
 
     @property
     def chosen(self) -> Recipe:

@@ -16,6 +16,7 @@ from ray.util.queue import Empty, Queue
 
 from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import fingerprint, resolve_model
+from longvie.training.dry_run import dry_run
 from longvie.training.encoded import EncodedDataset
 from longvie.training.start import transformer_config
 from longvie.training.trainer import NotFiniteError
@@ -59,6 +60,18 @@ def train(options: TrainOptions, report: Report) -> None:
             _on_ray(options, decides["key"], report)
     except NotFiniteError as error:
         raise TrainError(str(error)) from error
+
+
+def run_dry(options: TrainOptions) -> list[str]:
+    """What the recipe takes on the workers asked for, in lines; of encoded data its own sizes, else Wan's."""
+    recipe, sizes = options.chosen, {}
+    if options.data:
+        meta = EncodedDataset(options.data).meta
+        sizes = {"latents": meta.latent.whole, "max_text_tokens": meta.max_text_tokens}
+    config = None if options.model is None else transformer_config(options.model, recipe, fresh=options.fresh)
+    if config is not None and not config.get("num_control_layers"):
+        config = {**config, "num_control_layers": recipe.config["num_control_layers"]}
+    return dry_run(recipe, workers=max(1, options.workers), config=config, lora=options.lora, **sizes).lines()
 
 
 def _on_ray(options: TrainOptions, key: str, report: Report) -> None:

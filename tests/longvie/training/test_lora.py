@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from longvie.models.names import is_control
-from longvie.training.lora import add_lora, is_lora, save_lora
+from longvie.models.names import is_control, is_lora
+from longvie.training.lora import add_lora, save_lora
 from tests.toy import toy_pipeline
 
 

@@ -19,6 +19,7 @@ from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import load_pipeline
 from longvie.training.encoded import EncodedError
 from longvie.training.trainer import Trainer
+from pipelines.cli import main
 from pipelines.errors import UserError
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.errors import TrainError
@@ -169,6 +170,19 @@ class TestOnRay:
         for name, value in theirs.items():
             torch.testing.assert_close(ours[name], value, rtol=0, atol=5e-3)
 
+    @pytest.mark.slow
+    def test_two_workers_share_the_weights_of_a_large_model(self, options: dict[str, Any], tmp_path: Path) -> None:
+        steps = (("control", 2), ("degradation", 1), ("history", 1))
+        large = {"recipe": "wan2_1_i2v_14b", "steps": steps, "batch": 4, "sample_every": 2}
+        run(options, **large, workers=2, gpus_per_worker=0)
+        run(options, **large, out=str(tmp_path / "alone"))
+        for one, other in zip(curve(Path(options["out"])), curve(tmp_path / "alone"), strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=0.02), "bfloat16"
+        ours, theirs = (load_file(out / WEIGHTS) for out in (Path(options["out"]), tmp_path / "alone"))
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name].float(), value.float(), rtol=0.02, atol=0.02)
+
     def test_a_worker_that_dies_is_replaced(
         self, options: dict[str, Any], whole: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -240,6 +254,7 @@ class TestRefusals:
             ({"steps": (("warmup", 3),)}, "--steps: tiny has no stage warmup"),
             ({"steps": (("control", 0), ("degradation", 0))}, "no stage of tiny is left"),
             ({"batch": 0}, "--batch is 0"),
+            ({"recipe": "wan2_1_i2v_14b", "workers": 3}, "--workers 3 do not share a batch of 64 evenly"),
             ({"workers": 9}, "--workers is 9, more than the 4 samples"),
             ({"rate": 2.0}, "--rate is 2.0"),
             ({"fresh": True, "lora": 4}, "--fresh and --lora"),
@@ -262,3 +277,16 @@ class TestRefusals:
         with pytest.raises(EncodedError, match="longvie encode"):
             run(options, data=str(tmp_path))
         assert not Path(options["out"]).exists()
+
+
+def test_a_dry_run_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--recipe", "wan2_1_i2v_14b", "--workers", "16", "--dry-run"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "of which 2,633,637,888 are the control's" in said
+    assert "1/16 of the weights each" in said
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--recipe", "tiny"])
+    assert ended.value.code == 2
+    assert "--data and --out" in capsys.readouterr().err
