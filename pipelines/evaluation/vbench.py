@@ -30,7 +30,7 @@ DIMENSIONS = (
     "aesthetic_quality",
     "imaging_quality",
 )
-PERCENT = ("imaging_quality",)  # VBench averages it as 0..1 but writes each video's as 0..100
+PERCENT = 100.0  # VBench writes some means (imaging quality) as 0..1 and their videos as 0..100
 
 _SCRIPT = """
 import json, os, sys, torch, vbench
@@ -80,6 +80,9 @@ def _rows(name: str, content: Any, videos: Sequence[GeneratedVideo]) -> Iterator
         for entry in result[1]:
             if not isinstance(entry, Mapping) or not {"video_path", "video_results"} <= set(entry):
                 raise UserError(f"{name}, field {dimension}: an entry has no video_path and video_results")
+        mean = sum(float(entry["video_results"]) for entry in result[1]) / max(1, len(result[1]))
+        scale = PERCENT if abs(mean / PERCENT - result[0]) < abs(mean - result[0]) else 1.0
+        for entry in result[1]:
             path = Path(str(entry["video_path"]))
             video = by_id.get(path.stem) or by_id.get(path.parent.name)
             if video is None:
@@ -96,7 +99,7 @@ def _rows(name: str, content: Any, videos: Sequence[GeneratedVideo]) -> Iterator
                 "segment": -1,
                 "frame": -1,
                 "metric": f"vbench_{dimension}",
-                "value": value / 100 if dimension in PERCENT else value,
+                "value": value / scale,
             }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,30 @@ def test_vbench_json_becomes_rows_beside(made: Made, tmp_path: Path) -> None:
     file.write_text(json.dumps({"subject_consistency": [0.6, [{"video_path": "y.mp4", "video_results": 1}]]}))
     with pytest.raises(UserError, match=r"y\.mp4 is no video of the run"):
         run(made, tmp_path / "out", made.runs[:1], vae="none", vbench_json=(f"one={file}",))
+
+
+def test_vbench_is_run_in_its_own_environment_once(made: Made, tmp_path: Path) -> None:
+    """With a package that answers as VBench does: what is tested is what it is handed and how its file is taken."""
+    package = tmp_path / "site" / "vbench"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import json, os\n"
+        "class VBench:\n"
+        "    def __init__(self, device, info, out): self.out = out; os.makedirs(out)\n"
+        "    def evaluate(self, videos_path, name, prompt_list, dimension_list, mode):\n"
+        "        assert mode == 'custom_input' and set(prompt_list.values()) == {'a', 'b', 'c'}\n"
+        "        assert all(os.path.isfile(path) for path in prompt_list)\n"
+        "        found = [{'video_path': path, 'video_results': 0.25} for path in prompt_list]\n"
+        "        said = {dimension: [0.25, found] for dimension in dimension_list}\n"
+        "        json.dump(said, open(f'{self.out}/{name}_eval_results.json', 'w'))\n"
+        f"        open({str(tmp_path / 'runs')!r}, 'a').write('x')\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for _ in range(2):
+        done, _ = run(made, tmp_path / "out", made.runs[:1], vae="none", vbench_python=str(python))
+        assert done.summary["runs"][0]["metrics"]["vbench_aesthetic_quality"]["mean"] == 0.25
+    assert (tmp_path / "runs").read_text() == "x", "kept for the same videos"
+    with pytest.raises(UserError, match="cannot be run"):
+        run(made, tmp_path / "other", made.runs[:1], vae="none", vbench_python=str(tmp_path / "none"))
