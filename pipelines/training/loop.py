@@ -140,7 +140,7 @@ def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tel
         else:
             model = transformer_of(trainer.model.config, weights)
             defaults = {"segment_length": meta.segment_length, "height": meta.height, "width": meta.width}
-            defaults |= {"fps": meta.fps, "num_inference_steps": recipe.num_inference_steps}
+            defaults |= {"fps": int(meta.fps), "num_inference_steps": recipe.num_inference_steps}
             export_pipeline(model, options.model, folder / MODEL, defaults)
             export_release(model, folder / RELEASE)
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import pipelines.training.loop
 from longvie.models.encoders import encoder_fingerprint
-from longvie.models.loading import load_pipeline
+from longvie.models.loading import load_pipeline, read_pipeline_config
 from longvie.training.encoded import EncodedError
 from longvie.training.trainer import Trainer
 from pipelines.cli import main
@@ -89,6 +89,7 @@ def test_what_a_run_leaves(whole: Path, toy_folder: Path) -> None:
     ]
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
     assert [path.name for path in (whole / "samples").iterdir()] == ["00000004.mp4"]
+    assert read_pipeline_config(whole / "model").fps == read_pipeline_config(toy_folder).fps
     pipe = load_pipeline(whole / "model")  # as longvie generate does
     assert (pipe.config["segment_length"], pipe.config["height"], pipe.config["width"]) == (9, 32, 48)
     before = load_file(toy_folder / "transformer" / "diffusion_pytorch_model.safetensors")
