@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.encoding.cli import encode
+from pipelines.evaluation.cli import evaluate
 from pipelines.preparation.cli import prepare
 from pipelines.rendering.cli import render
 from pipelines.scenes.cli import scenes
@@ -116,6 +117,7 @@ def generate(
 
 
 app.command()(prepare)
+app.command()(evaluate)
 app.command()(render)
 app.command()(encode)
 app.command()(train)

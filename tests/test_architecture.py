@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
-    "longvie": {"ray", "fastapi", "starlette", "uvicorn", "typer", "rich", "pipelines", "serve"},
-    "pipelines": {"fastapi", "starlette", "uvicorn", "serve"},
+    "longvie": {"ray", "fastapi", "starlette", "uvicorn", "sqlalchemy", "typer", "rich", "pipelines", "serve"},
+    "pipelines": {"fastapi", "starlette", "uvicorn", "sqlalchemy", "serve"},
 }
 
 
@@ -39,6 +39,13 @@ def test_the_method_imports_without_ray() -> None:
     done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 20, "longvie's public face is some fifteen names"
+
+
+def test_the_door_needs_no_torch() -> None:
+    """An API replica takes requests, not gigabytes."""
+    block = "import sys; import serve.api; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_files_stay_small() -> None:

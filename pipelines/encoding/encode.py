@@ -78,8 +78,10 @@ def encode(
     model = _model(options.model)
     config, encoders = read_pipeline_config(model), read_encoder_config(model)
     check_components(config.path)
+    sha256 = encoder_fingerprint(model)
+    options.meta(prepared, config, encoders, sha256, "cpu")  # what does not fit is refused before Ray starts
     with _place(options) as (place, device):
-        meta = options.meta(prepared, config, encoders, encoder_fingerprint(model), device)
+        meta = options.meta(prepared, config, encoders, sha256, device)
         run = EncodeRun(
             prepared=prepared,
             model=model,
@@ -140,6 +142,7 @@ class EncodeRun(PassRun):
             for failed in result.get("errors", ()):
                 said = f"{result['video_id']} segment {failed['segment']}"
                 self.fail(unit.uris, STAGE, said, failed["error"], 1)
+                self.report("note", text=f"{said}: {failed['error']}")
             for number, row in enumerate(result.get("rows", ())):
                 rows.append({"shard": result["shard"], "row": number, "video_id": result["video_id"], **row})
         if EMPTY_UNIT not in commits:  # without it the folder cannot be trained on

@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from longvie.types import Carry, Frames, SegmentResult
-from longvie.video import join_videos, write_video
+from longvie.video import join_videos, probe_video, write_video
 from pipelines.errors import UserError
 from pipelines.hashes import sha256, sha256_file
 from pipelines.storage import Storage, check_video_id
@@ -62,12 +63,35 @@ class Commit:
         return {key: value for key, value in asdict(self).items() if key not in ("prompt", "link", "versions")}
 
 
+class Fence(Protocol):
+    """Whether this writer may still write. It raises, whatever it likes, where another has taken the video over."""
+
+    def check(self) -> None:
+        """Before files get their names."""
+        ...
+
+    def held(self, commit: Commit | None) -> AbstractContextManager[None]:
+        """Around the write that makes a segment exist, or (None) that of a manifest: no takeover falls in between."""
+        ...
+
+
+class NoFence:
+    """For a video that has one writer by construction."""
+
+    def check(self) -> None:
+        pass
+
+    def held(self, commit: Commit | None) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 class VideoStore:
     """The folder of one long video. One writer at a time makes its segments, in order."""
 
-    def __init__(self, storage: Storage, video_id: str) -> None:
+    def __init__(self, storage: Storage, video_id: str, fence: Fence | None = None) -> None:
         self.video_id = check_video_id(video_id)
         self._storage = storage
+        self._fence: Fence = fence or NoFence()
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, or None if there is none; `UserError` if it is not ours."""
@@ -85,8 +109,9 @@ class VideoStore:
         return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        content = {"format": FORMAT, **manifest}
-        self._storage.write(self._name("manifest.json"), json.dumps(content, indent=2, ensure_ascii=False).encode())
+        content = json.dumps({"format": FORMAT, **manifest}, indent=2, ensure_ascii=False).encode()
+        with self._fence.held(None):
+            self._storage.write(self._name("manifest.json"), content)
 
     def commits(self, links: Sequence[str]) -> list[Commit]:
         """The segments that exist: the longest prefix whose commits are the expected ones and whose files are there."""
@@ -117,22 +142,13 @@ class VideoStore:
         if sha256(data) != commit.carry:
             self.truncate(commit.index)
             raise CommitError(f"{self._carry(commit.index)} is not the file that was committed")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "carry.safetensors"
-            path.write_bytes(data)
-            carry = Carry.load(path)
-            # safetensors maps the file; copies let it go
-            return Carry(
-                next_index=carry.next_index,
-                first_frame=carry.first_frame.clone(),
-                history=carry.history.clone(),
-                seed=carry.seed,
-            )
+        return carry_from(data)
 
     def commit(self, result: SegmentResult, fps: float, **decided: Any) -> Commit:
         """Write a segment's files, then its commit. `decided`: the commit's fields that are not of the result."""
         started = time.perf_counter()
         index = result.segment.index
+        self._fence.check()
         with ThreadPoolExecutor(1) as beside:  # the carry is written while the video is encoded
             carry_written = beside.submit(self._write_carry, index, result.carry)
             video = self._write_segment(index, result.frames, fps)
@@ -150,11 +166,16 @@ class VideoStore:
             write_seconds=round(time.perf_counter() - started, 4),
             **decided,
         )
-        self._storage.write(self._name(f"commits/{index:05d}.json"), json.dumps(asdict(commit), indent=2).encode())
+        with self._fence.held(commit):
+            self._storage.write(self._name(f"commits/{index:05d}.json"), json.dumps(asdict(commit), indent=2).encode())
         return commit
 
-    def join(self, commits: Sequence[Commit]) -> dict[str, Any]:
-        """Make video.mp4 of the segments, checking each against its commit; what manifest.json says of it."""
+    def join(self, commits: Sequence[Commit], before: Path | None = None) -> dict[str, Any]:
+        """Make video.mp4 of the segments, checking each against its commit; what manifest.json says of it.
+
+        Args:
+            before: a video that these segments continue; it comes first.
+        """
         with tempfile.TemporaryDirectory() as folder:
             parts = [Path(folder) / f"{commit.index:05d}.mp4" for commit in commits]
             for commit, part in zip(commits, parts, strict=True):
@@ -163,12 +184,15 @@ class VideoStore:
                     self.truncate(commit.index)
                     raise CommitError(f"{self._segment(commit.index)} is not the file that was committed")
             joined = Path(folder) / "video.mp4"
-            join_videos(parts, joined)
+            join_videos([*([before] if before else []), *parts], joined)
+            self._fence.check()
             self._storage.put(self._name("video.mp4"), joined)
             return {
                 "sha256": sha256_file(joined),
                 "bytes": joined.stat().st_size,
-                "num_frames": sum(commit.num_frames for commit in commits),
+                "num_frames": probe_video(joined).num_frames
+                if before
+                else sum(commit.num_frames for commit in commits),
             }
 
     def has_video(self, said: Mapping[str, Any] | None) -> bool:
@@ -209,6 +233,21 @@ class VideoStore:
 
     def _carry(self, index: int) -> str:
         return self._name(f"carry/{index:05d}.safetensors")
+
+
+def carry_from(data: bytes) -> Carry:
+    """The carry that the bytes of its file hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "carry.safetensors"
+        path.write_bytes(data)
+        carry = Carry.load(path)
+        # safetensors maps the file; copies let it go
+        return Carry(
+            next_index=carry.next_index,
+            first_frame=carry.first_frame.clone(),
+            history=carry.history.clone(),
+            seed=carry.seed,
+        )
 
 
 def _in_order(data: bytes) -> bytes:

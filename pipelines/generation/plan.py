@@ -61,6 +61,15 @@ class ModelChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """A finished video that another continues: its file, and what its last segment left behind, with its SHA-256."""
+
+    video: str
+    carry: str
+    carry_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoPlan:
     """One long video, checked: what is asked for, independent of what its folder holds."""
 
@@ -74,6 +83,7 @@ class VideoPlan:
     segment_length: int
     fps: float
     config: GenerationConfig
+    beginning: Beginning | None = None  # where it continues another: frame 0 is the other's last, not made anew
 
     @property
     def num_segments(self) -> int:
@@ -91,6 +101,7 @@ class VideoPlan:
             "first_frame": self.first_frame_sha256,
             "dense": [file.sha256 for file in self.controls.dense],
             "sparse": [file.sha256 for file in self.controls.sparse],
+            **({"beginning": self.beginning.carry_sha256} if self.beginning else {}),
         }
 
     def inputs(self) -> dict[str, Any]:

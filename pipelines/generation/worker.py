@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -26,11 +27,12 @@ from longvie.models.loading import load_pipeline
 from longvie.pipeline import LongViePipeline
 from longvie.segments import plan_segments
 from longvie.types import Carry
-from longvie.video import fit_frames, read_image
+from longvie.video import VideoError, fit_frames, local_path, read_image
 from pipelines.errors import UserError
-from pipelines.generation.commits import Commit, VideoStore
+from pipelines.generation.commits import Commit, Fence, VideoStore, carry_from
 from pipelines.generation.control_files import ReadAhead
-from pipelines.generation.plan import ModelChoice, VideoJob, VideoPlan
+from pipelines.generation.plan import Beginning, ModelChoice, VideoJob, VideoPlan
+from pipelines.hashes import sha256
 from pipelines.storage import Storage, open_storage
 
 
@@ -59,8 +61,14 @@ class Progress:
 class GeneratorWorker:
     """Makes one segment a call. Keeps the carry of the video it is at, so that the next segment starts at once."""
 
-    def __init__(self, config: WorkerConfig, on_progress: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        on_progress: Callable[[Progress], None] | None = None,
+        fence: Fence | None = None,
+    ) -> None:
         self.config = config
+        self._fence = fence
         self._on_progress = on_progress  # in the driver's own process; from elsewhere `progress` is asked
         self._pipe: LongViePipeline | None = None
         self._request: tuple[tuple[str, str], LongVideoRequest] | None = None  # of the video it is at
@@ -76,11 +84,16 @@ class GeneratorWorker:
                 f"{socket.gethostname()}: the worker was given a GPU but torch sees none; install torch for CUDA "
                 "there, or give --gpus-per-worker 0"
             )
-        if self._store(video_id).read_manifest() is None:
+        if self.store(video_id).read_manifest() is None:
             raise UserError(
                 f"{socket.gethostname()} does not see {self.config.out}; give an output that every node sees, such as "
                 "a shared folder or s3://"
             )
+        self.load()
+        return {"worker": self.name, "seconds": round(time.perf_counter() - started, 3)}
+
+    def load(self) -> None:
+        """Load the model, if it is the planned one."""
         torch.set_num_threads(self.config.threads)
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
@@ -94,7 +107,6 @@ class GeneratorWorker:
             dtype=getattr(torch, self.config.dtype),
             device=self.config.device,
         )
-        return {"worker": self.name, "seconds": round(time.perf_counter() - started, 3)}
 
     def make_segment(self, job: VideoJob, index: int) -> Commit:
         """Make segment `index` of a video and commit it; all before it must exist.
@@ -104,7 +116,7 @@ class GeneratorWorker:
         if self._pipe is None:
             raise RuntimeError("setup() comes first")
         torch.set_num_threads(self.config.threads)  # holds for one thread only, and Ray may call from another
-        store = self._store(job.video_id)
+        store = self.store(job.video_id)
         carry, previous = self._carry_before(store, job, index)
         if carry is None:
             return store.commits(job.links[: index + 1])[index]
@@ -118,6 +130,8 @@ class GeneratorWorker:
 
         on_step(0, steps)
         result = run_segment(self._pipe, self._request_of(job), segment, replace(carry, seed=job.seeds[index]), on_step)
+        if index == 0 and job.plan.beginning is not None:  # its first frame is the last of the video it continues
+            result = replace(result, frames=result.frames[1:])
         commit = store.commit(
             result,
             job.plan.fps,
@@ -134,11 +148,12 @@ class GeneratorWorker:
 
     def finish(self, job: VideoJob, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Join the segments into video.mp4, then write the manifest that says so."""
-        store = self._store(job.video_id)
+        store = self.store(job.video_id)
         commits = store.commits(job.links)
         if len(commits) < job.num_segments:
             raise RuntimeError(f"{job.video_id} has {len(commits)} of {job.num_segments} segments")
-        video = store.join(commits)
+        beginning = job.plan.beginning
+        video = store.join(commits, before=Path(local_path(beginning.video)) if beginning else None)
         done = {**manifest, "status": "done", "segments": [commit.summary() for commit in commits], "video": video}
         store.write_manifest(done)
         return video
@@ -153,11 +168,12 @@ class GeneratorWorker:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         return f"{socket.gethostname()}:{os.getpid()} {self.config.device}" + (f" {devices}" if devices else "")
 
+    def store(self, video_id: str) -> VideoStore:
+        """A video's folder, behind this worker's fence."""
+        return VideoStore(self._open(), video_id, self._fence)
+
     def _open(self) -> Storage:
         return open_storage(self.config.out)
-
-    def _store(self, video_id: str) -> VideoStore:
-        return VideoStore(self._open(), video_id)
 
     def _carry_before(self, store: VideoStore, job: VideoJob, index: int) -> tuple[Carry | None, str | None]:
         """What segment `index` starts from and its SHA-256; no carry if that segment exists already."""
@@ -168,6 +184,8 @@ class GeneratorWorker:
             return None, None
         if len(commits) < index:
             raise RuntimeError(f"segment {index} of {job.video_id} was asked for, but {len(commits)} exist")
+        if index == 0 and job.plan.beginning is not None:
+            return load_beginning(job.plan.beginning), None
         if index == 0:
             return Carry.start(self._request_of(job).first_frame, job.seeds[0]), None
         return store.load_carry(commits[-1]), commits[-1].carry
@@ -198,6 +216,14 @@ def versions() -> dict[str, str]:
     """Of all that decides a result's last bits."""
     names = ("torch", "diffusers", "transformers", "ray", "av")
     return {"longvie": longvie.__version__, "python": platform.python_version(), **{n: version(n) for n in names}}
+
+
+def load_beginning(beginning: Beginning) -> Carry:
+    """What a video that continues another starts from; `VideoError` if it is not what was planned with."""
+    data = Path(local_path(beginning.carry)).read_bytes()
+    if sha256(data) != beginning.carry_sha256:
+        raise VideoError(f"{beginning.carry} has changed since the job was planned; run the job again")
+    return replace(carry_from(data), next_index=0)
 
 
 def _first_frame(plan: VideoPlan) -> Any:

@@ -25,6 +25,7 @@ _TITLES = {
     "controls": "controls",
     "captions": "captions",
     "encode": "encoding",
+    "score": "scoring",
 }
 _MEGABYTES = ("sources", "scan")  # their cost is in bytes, of other stages in frames
 

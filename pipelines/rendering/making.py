@@ -13,7 +13,7 @@ from typing import Any
 from pipelines import cluster
 from pipelines.errors import UserError
 from pipelines.preparation.passes import Here, OnRay, Place
-from pipelines.preparation.run import StageSummary
+from pipelines.preparation.pass_run import StageSummary
 from pipelines.preparation.unit_worker import Job
 from pipelines.preparation.units import Unit, UnitCommit, UnitStore, commit_name
 from pipelines.progress import Report

@@ -144,9 +144,12 @@ def test_a_track_follows_what_is_drawn() -> None:
         tracks, visible, _ = video.tracks(0, 17, points)
         on, _, _ = surface_at(video.scene, points, 0, 64, 96)
         places = tracks[:, visible[16] & (on >= 0)] - 0.5  # remap counts from pixels' centres
-        first, last = (
-            cv2.remap(video.frames[t].astype(np.float32), places[t][:, None], np.empty(0), cv2.INTER_LINEAR)[:, 0]
-            for t in (0, 16)
-        )
+        first, last = (_colours(video.frames[t], places[t]) for t in (0, 16))
         apart.append(np.abs(last - first).mean(axis=-1))
     assert np.median(np.concatenate(apart)) < 1, "it was 3 when objects' points were moved as if they were solid"
+
+
+def _colours(frame: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Between pixels' centres, (n, 3)."""
+    x, y = (np.ascontiguousarray(axis[:, None], np.float32) for axis in places.T)
+    return cv2.remap(frame.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]

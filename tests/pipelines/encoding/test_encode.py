@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet
 import pytest
 import torch
@@ -303,11 +304,13 @@ class TestBadRows:
         broken = sorted(copy.glob("controls/a*/dense_00001.mp4"))[0]
         whole = broken.read_bytes()
         broken.write_bytes(whole[: len(whole) // 2])
-        summary = run(copy, tmp_path / "out", toy_folder)
+        log = Log()
+        summary = run(copy, tmp_path / "out", toy_folder, report=log)
         (row,) = pyarrow.parquet.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
         assert row["unit"].endswith(" segment 1")
         assert row["stage"] == "encode"
         assert "dense_00001.mp4 is not what was prepared; prepare again" in row["error"]
+        assert [event["text"] for event in log.of("note")] == [f"{row['unit']}: {row['error']}"]
         assert summary.num_segments == NUM_SEGMENTS - 1
         assert not summary.failed(strict=False)
         assert summary.failed(strict=True)
@@ -458,3 +461,19 @@ def test_memory_storage(prepared: Path, toy_folder: Path, encoded: Path) -> None
     assert one.video is not None
     assert other.video is not None
     assert torch.equal(one.video, other.video)
+
+
+def test_object_storage(prepared: Path, toy_folder: Path, encoded: Path, bucket: str) -> None:
+    """From a bucket into a bucket: the same files as from a folder into a folder."""
+    store = fsspec.filesystem("s3")
+    store.put(f"{prepared}/", f"{bucket}/prepared", recursive=True)
+    assert not run(f"{bucket}/prepared", f"{bucket}/encoded", toy_folder).failed(strict=True)
+    shard = EncodedDataset(str(encoded)).samples["shard"][2].as_py()
+    assert store.cat_file(f"{bucket}/encoded/{shard}") == (encoded / shard).read_bytes()
+    one, other = EncodedDataset(f"{bucket}/encoded")[2], EncodedDataset(str(encoded))[2]
+    assert one.video is not None
+    assert other.video is not None
+    assert torch.equal(one.video, other.video)
+    log = Log()
+    run(f"{bucket}/prepared", f"{bucket}/encoded", toy_folder, report=log)
+    assert not log.of("unit")

@@ -57,6 +57,7 @@ class TestOnRay:
         run(prepared, tmp_path, toy_folder, workers=3 - workers, report=log)
         assert not log.of("unit")
 
+    @pytest.mark.slow
     def test_killed_workers(self, prepared: Path, toy_folder: Path, whole: dict[str, str], tmp_path: Path) -> None:
         """Workers die within writes; their blocks go on elsewhere, and what is committed stays."""
         points = [

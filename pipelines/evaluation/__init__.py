@@ -1,0 +1,1 @@
+"""`longvie evaluate`: generated long videos against the prepared ones they were made from, on Ray Data."""

@@ -1,0 +1,307 @@
+"""The door: whether a request can be made, and the job that it becomes. What is refused here leaves no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from longvie.config import GenerationConfig, check_size
+from longvie.media import Video, write_image
+from longvie.segments import num_segments
+from serve.errors import ApiError, invalid, not_found
+from serve.places import Places
+from serve.probe import Prober
+from serve.schemas import ExtensionRequest, SegmentRequest, VideoRequest
+from serve.settings import Owner, ServeSettings
+from serve.store import Conflict, Job, JobStore, NewJob, QueueFull
+from serve.uploads import Uploads, reference_of
+
+_CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
+Fill = Callable[[Uploads], None]  # puts the files of a multipart body into a request's uploads
+
+
+class Admission:
+    """Turns requests into recorded jobs."""
+
+    def __init__(self, settings: ServeSettings, store: JobStore, places: Places) -> None:
+        self.settings = settings
+        self.store = store
+        self.places = places
+        self._prober = Prober(settings.card.fps, settings.limits)
+
+    def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
+        """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
+        self._check_room()
+        card = self.settings.card
+        if asked.model not in (None, card.name):
+            raise invalid("model", f"model {str(asked.model)[:64]!r} is not served; leave it out or give {card.name!r}")
+        with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
+            uploads = self._uploads(folder)
+            fill(uploads)
+            for name, param, value in _references(asked):
+                uploads.add_reference(name, param, value)
+            uploads.probe()
+            content = asked.model_dump(exclude={"first_frame", "input_reference", "controls"})
+            fingerprint = _fingerprint({"video": content, "files": uploads.sha256})
+            if (known := self._known(owner, key, fingerprint)) is not None:
+                return known
+            config, steps = self._config(asked)
+            available = _check_files(uploads)
+            prompts = self._prompts(asked.prompt, asked.segments)
+            frames = self._num_frames(asked.seconds, asked.num_frames, len(asked.segments or ()), available)
+            count = self._count(prompts, frames)
+            request = {
+                "files": {name: name for name in uploads.probed},
+                "prompts": prompts,
+                "seed": asked.seed,
+                "num_frames": frames,
+                "fps": float(card.fps),
+                "config": config,
+            }
+            return self._record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
+
+    def extend(self, asked: ExtensionRequest, owner: Owner, key: str | None) -> Job:
+        """A video that goes on where a finished one ends, without controls of its own."""
+        self._check_room()
+        video_id = asked.video if isinstance(asked.video, str) else asked.video.id
+        before = self.store.get(video_id, owner.name)
+        if before is None:
+            raise not_found(video_id)
+        if before.status != "completed" or before.video is None:
+            raise ApiError(409, "video_not_completed", f"{video_id} is {before.status}; only what is done goes on")
+        fingerprint = _fingerprint({"extension": asked.model_dump()})
+        if (known := self._known(owner, key, fingerprint)) is not None:
+            return known
+        said = before.request
+        prompts = self._prompts(asked.prompt or said["prompts"][-1], asked.segments)
+        added = self._num_frames(asked.seconds, asked.num_frames, len(asked.segments or ()) or 1, None, shared=True)
+        total = before.video["num_frames"] + added
+        self._check_length(total)
+        count = self._count(prompts, added + 1)
+        steps = asked.steps or said["config"].get("num_inference_steps") or self.settings.card.num_inference_steps
+        self._check_steps(steps)
+        changed = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance_scale}
+        with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
+            uploads = self._uploads(folder)
+            try:
+                self.places.storage.get(self.places.video(before.id), uploads.path("before"))
+                self.places.storage.get(self.places.carry(before.id, before.num_segments - 1), uploads.path("carry"))
+            except FileNotFoundError as error:
+                raise not_found(video_id) from error
+            last = Video(uploads.path("before"))
+            write_image(
+                uploads.path("first_frame"), last.read(range(last.info.num_frames - 1, last.info.num_frames))[0]
+            )
+            request = {
+                "files": {"first_frame": "first_frame", "before": "before", "carry": "carry"},
+                "carry_sha256": hashlib.sha256(uploads.path("carry").read_bytes()).hexdigest(),
+                "before_frames": before.video["num_frames"],
+                "extends": before.id,
+                "prompts": prompts,
+                "seed": said["seed"] if asked.seed is None else asked.seed,
+                "num_frames": added + 1,  # with the frame that both share
+                "fps": said["fps"],
+                "config": {**said["config"], **{name: value for name, value in changed.items() if value is not None}},
+            }
+            return self._record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
+
+    def _record(
+        self,
+        uploads: Uploads,
+        request: dict[str, Any],
+        owner: Owner,
+        key: str | None,
+        fingerprint: str,
+        count: int,
+        steps: int,
+        priority: int,
+    ) -> Job:
+        """Store the inputs, then record the job; should we die in between, the janitor finds the inputs."""
+        job_id = f"video_{secrets.token_hex(16)}"
+        self.store.expect_files(job_id)
+        for name in request["files"].values():
+            self.places.storage.put(self.places.input_name(job_id, name), uploads.path(name))
+        new = NewJob(
+            id=job_id,
+            owner=owner.name,
+            owner_concurrency=owner.concurrency,
+            priority=min(priority, owner.priority),
+            request=request,
+            num_segments=count,
+            num_steps=steps,
+        )
+        try:
+            job = self.store.create(new, queue_limit=self.settings.limits.queued, key=key, fingerprint=fingerprint)
+        except (QueueFull, Conflict) as error:
+            self.store.discard(job_id)
+            raise self._refusal(error) from error
+        if job.id != job_id:
+            self.store.discard(job_id)
+        return job
+
+    def _check_room(self) -> None:
+        """Refuse early, before bodies are read into files; `create` decides."""
+        if self.store.waiting() >= self.settings.limits.queued:
+            raise self._refusal(QueueFull())
+
+    def _known(self, owner: Owner, key: str | None, fingerprint: str) -> Job | None:
+        try:
+            return self.store.known_key(owner.name, key, fingerprint) if key is not None else None
+        except Conflict as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> ApiError:
+        if isinstance(error, Conflict):
+            message = "this Idempotency-Key came before with another request; give a new one"
+            return ApiError(409, "idempotency_conflict", message, "Idempotency-Key")
+        wait = str(self.settings.limits.retry_after)
+        return ApiError(429, "queue_full", "as many videos wait as may; try again later", headers={"Retry-After": wait})
+
+    def _uploads(self, folder: str) -> Uploads:
+        settings = self.settings
+        return Uploads(Path(folder), self._prober, settings.limits, settings.url_prefixes)
+
+    def _config(self, asked: VideoRequest) -> tuple[dict[str, Any], int]:
+        card, limits = self.settings.card, self.settings.limits
+        height, width = _size(asked.size) if asked.size is not None else (card.height, card.width)
+        if height * width > limits.pixels:
+            raise invalid("size", f"size is {width}x{height}; at most {limits.pixels:,} pixels are made", "too_large")
+        steps = asked.steps or card.num_inference_steps
+        self._check_steps(steps)
+        given = {name: getattr(asked, name) for name in _CONFIG if getattr(asked, name) is not None}
+        if len(given.get("negative_prompt", "")) > limits.prompt_characters:
+            raise invalid("negative_prompt", f"negative_prompt has more than {limits.prompt_characters} characters")
+        config = {"height": height, "width": width, "num_inference_steps": steps, **given}
+        try:
+            check_size(height, width, card.size_multiple)
+        except ValueError as error:
+            raise invalid("size", f"size: {error}") from error
+        try:
+            GenerationConfig(**{"guidance_scale": card.guidance_scale, **config})
+        except ValueError as error:
+            raise invalid(str(error).split(" ", 1)[0], str(error)) from error
+        return config, steps
+
+    def _check_steps(self, steps: int) -> None:
+        if steps > self.settings.limits.steps:
+            raise invalid("steps", f"steps is {steps}; at most {self.settings.limits.steps} are made", "too_large")
+
+    def _prompts(self, prompt: str | None, segments: list[SegmentRequest] | None) -> list[str]:
+        if segments is None and prompt is None:
+            raise invalid("prompt", "prompt is missing; give one, or segments with a prompt each", "missing")
+        prompts = [segment.prompt for segment in segments] if segments else [prompt or ""]
+        for index, text in enumerate(prompts):
+            param = f"segments[{index}].prompt" if segments else "prompt"
+            if not text.strip():
+                raise invalid(param, f"{param} is empty")
+            if len(text) > self.settings.limits.prompt_characters:
+                most = self.settings.limits.prompt_characters
+                raise invalid(param, f"{param} has {len(text)} characters; at most {most} are read", "too_large")
+        return prompts
+
+    def _num_frames(
+        self,
+        seconds: str | float | None,
+        num_frames: int | None,
+        segments: int,
+        available: int | None,
+        shared: bool = False,
+    ) -> int:
+        """How long the video is; with `shared`, how many frames are added to one that exists."""
+        if seconds is not None and num_frames is not None:
+            raise invalid("num_frames", "num_frames and seconds exclude each other; give one")
+        step = self.settings.card.segment_length - 1
+        by_segments = segments * step + (0 if shared else 1)
+        if num_frames is not None:
+            frames, param = num_frames, "num_frames"
+        elif seconds is not None:
+            frames, param = round(_seconds(seconds) * self.settings.card.fps), "seconds"
+        elif segments:
+            frames, param = min(by_segments, available or by_segments), "segments"
+        elif available is not None:
+            frames, param = available, "controls"
+        else:
+            raise invalid(
+                "seconds", "seconds is missing; without controls nothing says how long the video is", "missing"
+            )
+        if frames < 1:
+            raise invalid(param, f"{param}: less than one frame at {self.settings.card.fps} a second")
+        if available is not None and frames > available:
+            raise invalid(param, f"{param}: {frames} frames, but the controls have {available}", "too_long")
+        self._check_length(frames, param)
+        return frames
+
+    def _check_length(self, frames: int, param: str = "seconds") -> None:
+        seconds = frames / self.settings.card.fps
+        if seconds > self.settings.limits.seconds + 1 / self.settings.card.fps:
+            most = self.settings.limits.seconds
+            raise invalid(param, f"{param}: the video would last {seconds:g} seconds; at most {most:g}", "too_long")
+
+    def _count(self, prompts: list[str], frames: int) -> int:
+        count = num_segments(frames, self.settings.card.segment_length)
+        if count > self.settings.limits.segments:
+            raise invalid("seconds", f"{count} segments; at most {self.settings.limits.segments} are made", "too_long")
+        if len(prompts) not in (1, count):
+            raise invalid("segments", f"{len(prompts)} segments, but the video has {count}: give 1 or {count}")
+        return count
+
+
+def _references(asked: VideoRequest) -> list[tuple[str, str, str]]:
+    """File, field and text of each reference in a body."""
+    controls = asked.controls
+    found = [
+        ("first_frame", "first_frame", asked.first_frame),
+        ("first_frame", "input_reference", reference_of("input_reference", asked.input_reference)),
+        ("dense", "controls.dense", controls.dense if controls else None),
+        ("sparse", "controls.sparse", controls.sparse if controls else None),
+        ("source", "controls.source", controls.source if controls else None),
+    ]
+    return [(name, param, value) for name, param, value in found if value is not None]
+
+
+def _check_files(uploads: Uploads) -> int | None:
+    """Whether the files go together; frames on their timeline, or None without controls."""
+    probed = uploads.probed
+    if "source" in probed:
+        for name in ("dense", "sparse"):
+            if name in probed:
+                raise invalid(name, f"{name} and source exclude each other: controls are taken from a source")
+        return probed["source"].resampled
+    if "first_frame" not in probed:
+        raise invalid("first_frame", "first_frame is missing; give an image, or controls.source", "missing")
+    lengths = {name: probed[name].num_frames for name in ("dense", "sparse") if name in probed}
+    if len(set(lengths.values())) > 1:
+        raise invalid("sparse", f"sparse has {lengths['sparse']} frames and dense {lengths['dense']}; give the same")
+    if len(lengths) == 2:
+        shapes = [probed[name].width / probed[name].height for name in lengths]
+        if abs(shapes[0] / shapes[1] - 1) > 0.02:  # as generation's control_files.py
+            raise invalid("sparse", "sparse and dense have different shapes; they would not lie on each other")
+    return next(iter(lengths.values()), None)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    numbers = [part for part in (width, height) if part.isascii() and part.isdigit() and len(part) <= 5]
+    if len(numbers) < 2:
+        raise invalid("size", f"size {text[:32]!r} is not WIDTHxHEIGHT, as in 96x64")
+    return int(height), int(width)
+
+
+def _seconds(value: str | float) -> float:
+    try:
+        seconds = float(value)
+    except ValueError as error:
+        raise invalid("seconds", f"seconds {str(value)[:32]!r} is not a number") from error
+    if not (math.isfinite(seconds) and 0 < seconds < 1e7):
+        raise invalid("seconds", f"seconds is {seconds}; give more than 0")
+    return seconds
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,48 @@
+"""Where a job's files lie below the server's home: names only."""
+
+from __future__ import annotations
+
+from pipelines.storage import Storage, open_storage
+
+FOLDERS = ("inputs", "prepared", "videos")
+
+
+class Places:
+    """`inputs/<id>/`: what was uploaded; `prepared/<id>/`: controls made of a source; `videos/<id>/`: commits.py's."""
+
+    def __init__(self, home: str) -> None:
+        self.storage: Storage = open_storage(home)
+
+    @property
+    def videos(self) -> str:
+        """Where `longvie generate` would say --out."""
+        return f"{self.storage.uri}/videos"
+
+    def prepared(self, job_id: str) -> str:
+        return f"{self.storage.uri}/prepared/{job_id}"
+
+    def input(self, job_id: str, name: str) -> str:
+        """The URI of an uploaded file."""
+        return f"{self.storage.uri}/{self.input_name(job_id, name)}"
+
+    def input_name(self, job_id: str, name: str) -> str:
+        return f"inputs/{job_id}/{name}"
+
+    def segment(self, job_id: str, index: int) -> str:
+        return f"videos/{job_id}/segments/{index:05d}.mp4"
+
+    def carry(self, job_id: str, index: int) -> str:
+        return f"videos/{job_id}/carry/{index:05d}.safetensors"
+
+    def video(self, job_id: str) -> str:
+        return f"videos/{job_id}/video.mp4"
+
+    def delete(self, job_id: str) -> int:
+        """Remove every file of a job, temporaries of dead writers, too; how many there were."""
+        count = 0
+        for folder in FOLDERS:
+            for name in self.storage.walk(f"{folder}/{job_id}"):
+                self.storage.delete(name)
+                count += 1
+            self.storage.delete_empty_folders(f"{folder}/{job_id}")
+        return count

@@ -1,0 +1,127 @@
+"""Routes that play: a video's file, its events, and HLS while it is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import Response
+
+from longvie.media import local_path
+from serve.content import file_response, thumbnail
+from serve.errors import ApiError, not_found
+from serve.events import last_event, stream
+from serve.hls import PLAYLIST, SEGMENT, fragments, playlist
+from serve.rooms import OwnerOf, Rooms, RoomsOf, said
+from serve.store import Job
+
+playing = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+
+@playing.get(
+    "/{video_id}/content",
+    response_class=Response,
+    responses={
+        200: {"content": {"video/mp4": {}, "image/webp": {}}, "description": "The file."},
+        206: {"content": {"video/mp4": {}}, "description": "The range asked for."},
+        **said(401, 404, 409, 416, 422),
+    },
+)
+def video_content(
+    video_id: str,
+    owner: OwnerOf,
+    rooms: RoomsOf,
+    variant: Literal["video", "thumbnail", "source", "first_frame"] = "video",
+    range_header: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range")] = None,
+) -> Response:
+    """The finished video; its first frame as WebP once the first segment exists; or what was uploaded for it."""
+    job, places = rooms.job(video_id, owner), rooms.places
+    try:
+        if variant == "video":
+            if job.status != "completed" or job.video is None:
+                raise ApiError(409, "video_not_completed", f"{video_id} is {job.status}; its file is not there yet")
+            name = places.video(job.id)
+            return file_response(places.storage, name, SEGMENT, job.video["sha256"], range_header, if_range)
+        if variant == "thumbnail":
+            if not job.segments_done:
+                raise ApiError(409, "video_not_started", f"{video_id} has no segment yet")
+            path = local_path(f"{places.storage.uri}/{places.segment(job.id, 0)}")
+            return Response(thumbnail(Path(path)), media_type="image/webp")
+        if variant not in job.request["files"]:
+            raise ApiError(404, "no_such_variant", f"{video_id} was made without {variant}", "variant")
+        name = places.input_name(job.id, variant)
+        return file_response(places.storage, name, "application/octet-stream", job.id, range_header, if_range)
+    except FileNotFoundError as error:
+        raise not_found(video_id) from error
+
+
+@playing.get(
+    "/{video_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events."}, **said(401, 404)},
+)
+def video_events(
+    video_id: str,
+    owner: OwnerOf,
+    rooms: RoomsOf,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)] = None,
+) -> StreamingResponse:
+    """States, steps and segments as server-sent events, from the beginning or from Last-Event-ID on."""
+    job = rooms.job(video_id, owner)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    lines = stream(rooms.store, job.id, last_event(last_event_id))
+    return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
+
+
+@playing.get(
+    "/{video_id}/hls/playlist.m3u8",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {PLAYLIST: {}}, "description": "The playlist."}, **said(401, 404)},
+)
+def video_playlist(video_id: str, owner: OwnerOf, rooms: RoomsOf) -> Response:
+    """An HLS playlist that grows by an entry with each finished segment, and is closed when the video ends."""
+    job = rooms.job(video_id, owner)
+    frames, longest = _entries(rooms, job)
+    ended = job.status in ("completed", "failed")
+    text = playlist(frames, job.request["fps"], longest, ended)
+    return Response(text, media_type=PLAYLIST, headers={"Cache-Control": "no-cache"})
+
+
+@playing.get(
+    "/{video_id}/hls/{name}",
+    response_class=Response,
+    responses={200: {"content": {SEGMENT: {}}, "description": "A part."}, **said(401, 404)},
+)
+def video_fragment(video_id: str, name: str, owner: OwnerOf, rooms: RoomsOf) -> Response:
+    """`init.mp4`, or an entry of the playlist."""
+    job = rooms.job(video_id, owner)
+    frames, _ = _entries(rooms, job)
+    number, dot, kind = name.partition(".")
+    if name == "init.mp4":
+        index = 0
+    elif dot and kind == "m4s" and len(number) == 5 and number.isascii() and number.isdigit():
+        index = int(number)
+    else:
+        index = len(frames)
+    if index >= len(frames):
+        raise ApiError(404, "no_such_segment", f"{video_id} has no {name[:32]} now", "name")
+    before = 1 if "before" in job.request["files"] else 0
+    places = rooms.places
+    path = places.input_name(job.id, "before") if before and not index else places.segment(job.id, index - before)
+    try:
+        local = local_path(f"{places.storage.uri}/{path}")
+    except ValueError as error:  # deleted a moment ago
+        raise not_found(video_id) from error
+    made = fragments(local, sum(frames[:index]), job.request["fps"], index)
+    headers = {"Cache-Control": "private, max-age=3600"}  # an entry never changes
+    return Response(made.init if name == "init.mp4" else made.media, media_type=SEGMENT, headers=headers)
+
+
+def _entries(rooms: Rooms, job: Job) -> tuple[list[int], int]:
+    """Frames of each entry of a playlist, and of the longest that may come. What a video continues is the first."""
+    made = [count for count, _, _ in rooms.store.segments(job.id)]
+    before = [job.request["before_frames"]] if "before" in job.request["files"] else []
+    return before + made, max([rooms.settings.card.segment_length, *before])

@@ -1,0 +1,65 @@
+"""What the routes share: settings, store, places and door; whose request it is; and the refusals they document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from serve import schemas
+from serve.admission import Admission
+from serve.errors import not_found
+from serve.places import Places
+from serve.settings import Owner, ServeSettings
+from serve.store import Job, JobStore
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": schemas.ErrorBody, "description": text}
+    for code, text in {
+        400: "The body cannot be read.",
+        401: "No valid token.",
+        404: "No such video.",
+        409: "Not in this state.",
+        413: "The body is too large.",
+        415: "Another kind of body.",
+        416: "No such range.",
+        422: "A field cannot be used.",
+        429: "The queue is full.",
+        503: "Not ready, or the store does not answer.",
+    }.items()
+}
+
+
+def said(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: _ERRORS[code] for code in codes}
+
+
+class Rooms:
+    """What the routes share."""
+
+    def __init__(self, settings: ServeSettings, store: JobStore) -> None:
+        self.settings = settings
+        self.store = store
+        self.places = Places(settings.home)
+        self.admission = Admission(settings, store, self.places)
+
+    def job(self, video_id: str, owner: Owner) -> Job:
+        job = self.store.get(video_id, owner.name)
+        if job is None:
+            raise not_found(video_id)
+        return job
+
+    def video(self, job: Job) -> schemas.Video:
+        return schemas.video_of(job, self.settings.card.name)
+
+
+def _owner(request: Request) -> Owner:
+    return request.scope["state"]["owner"]
+
+
+def _rooms(request: Request) -> Rooms:
+    return request.app.state.rooms
+
+
+OwnerOf = Annotated[Owner, Depends(_owner)]
+RoomsOf = Annotated[Rooms, Depends(_rooms)]

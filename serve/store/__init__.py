@@ -1,0 +1,11 @@
+"""Durable jobs: what is asked for, who works at it, and how far it is. It knows rows and leases, no files.
+
+tables.py  the tables; SQLite or PostgreSQL
+jobs.py    what clients do: create, get, list, cancel, delete; events, counts
+leases.py  what engines do: claim, renew, record, release; nothing without a valid lease
+"""
+
+from serve.store.jobs import Conflict, Job, JobStore, NewJob, QueueFull
+from serve.store.leases import Cancelled, Lease, LeaseLost, Leases
+
+__all__ = ["Cancelled", "Conflict", "Job", "JobStore", "Lease", "LeaseLost", "Leases", "NewJob", "QueueFull"]
