@@ -42,6 +42,17 @@ def shard(model: LongVieTransformer3DModel, dtype: torch.dtype) -> None:
             module.set_force_sum_reduction_for_comms(enable=True)
 
 
+def learn_others(model: nn.Module) -> None:
+    """Tell a sharded model that other parameters learn than before; all workers call it.
+
+    Shards settle the dtype of their gradients from what learns when they are first gathered.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
 def even_gradients(model: LongVieTransformer3DModel) -> None:
     """Let a missing control give its parameters gradients of 0 in place of none; outputs keep their values.
 

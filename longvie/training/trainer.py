@@ -32,7 +32,7 @@ from longvie.training.loss import (
 )
 from longvie.training.order import batch_at, share_of
 from longvie.training.recipes import MODALITIES, Recipe, Stage, learning_names
-from longvie.training.sharding import whole
+from longvie.training.sharding import learn_others, whole
 from longvie.types import VideoAutoencoder
 
 
@@ -182,6 +182,8 @@ class Trainer:
         names = learning_names(parameters, stage.trained, self._lora)
         for name, value in parameters.items():
             value.requires_grad_(name in names)
+        if self._sharded:
+            learn_others(self.model)
         self._optimizers = self._new_optimizers(stage)
 
     def _new_optimizers(self, stage: Stage) -> dict[str, tuple[float, torch.optim.Optimizer]]:
