@@ -81,7 +81,7 @@ class _Stream:
         key = self._key_before(number)
         sought = self._run is None or number < self._next or key > self._next + SEEK_BEYOND
         if sought:
-            self._run, self._next = self._from(key), key
+            self._run, self._next = _frames_from(self._uri, self._index, key), key
         try:
             frame = self._advance(number)
         except VideoError:
@@ -89,7 +89,7 @@ class _Stream:
             if not sought or key == 0:
                 raise
             # Some files cannot be sought in exactly; from the start they decode.
-            self._run, self._next = self._from(0), 0
+            self._run, self._next = _frames_from(self._uri, self._index, 0), 0
             frame = self._advance(number)
         self._picture = (number, self._rgb(frame))
         return self._picture[1]
@@ -112,25 +112,6 @@ class _Stream:
         count = self._index.info.num_frames
         raise VideoError(f"{self._uri} breaks off after frame {self._next - 1}; it should have {count} frames")
 
-    def _from(self, key: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Frames and their numbers from a key frame on."""
-        ticks = self._index.ticks
-        with open_video(self._uri, self._index.path) as (container, stream):
-            if key and ticks is not None:
-                container.seek(int(ticks[key]), stream=stream)
-            for count, frame in enumerate(decoded(self._uri, container, stream)):
-                if ticks is None:
-                    yield count, frame
-                    continue
-                at = int(np.searchsorted(ticks, frame.pts if frame.pts is not None else -1))
-                if at >= len(ticks) or ticks[at] != frame.pts:
-                    raise VideoError(f"{self._uri} is damaged: it has a frame at a time that its index does not name")
-                if at == key and not (self._index.indexed or frame.key_frame):
-                    # Of streams with few timestamps (MPEG-PS) decoders guess the others, after seeking differently.
-                    raise VideoError(f"{self._uri} is damaged: frame {key} is no key frame")
-                if at >= key:
-                    yield at, frame
-
     def _rgb(self, frame: VideoFrame) -> UInt8[ndarray, "h w 3"]:
         info = self._index.info
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -142,3 +123,27 @@ class _Stream:
                 "encode it anew at one size"
             )
         return array
+
+
+def _frames_from(uri: str | Path, index: VideoIndex, key: int) -> Iterator[tuple[int, VideoFrame]]:
+    """Frames and their numbers from a key frame on.
+
+    No method: it would hold the object that holds it, and a decoder's buffers would stay until the garbage collector
+    comes.
+    """
+    ticks = index.ticks
+    with open_video(uri, index.path) as (container, stream):
+        if key and ticks is not None:
+            container.seek(int(ticks[key]), stream=stream)
+        for count, frame in enumerate(decoded(uri, container, stream)):
+            if ticks is None:
+                yield count, frame
+                continue
+            at = int(np.searchsorted(ticks, frame.pts if frame.pts is not None else -1))
+            if at >= len(ticks) or ticks[at] != frame.pts:
+                raise VideoError(f"{uri} is damaged: it has a frame at a time that its index does not name")
+            if at == key and not (index.indexed or frame.key_frame):
+                # Of streams with few timestamps (MPEG-PS) decoders guess the others, after seeking differently.
+                raise VideoError(f"{uri} is damaged: frame {key} is no key frame")
+            if at >= key:
+                yield at, frame

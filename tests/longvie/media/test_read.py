@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,18 @@ def test_decord_is_why_pyav_streams(tmp_path: Path) -> None:
     read = decord.VideoReader(str(path), num_threads=1).get_batch(anywhere).asnumpy()
     assert [number_of(frame) for frame in read] != anywhere
     assert av.library_versions
+
+
+def test_a_video_in_the_middle_of_decoding_is_freed_at_once(tmp_path: Path) -> None:
+    """Without the garbage collector, which may come late: a worker that reads many videos holds one decoder."""
+    path = encode(tmp_path / "a.ts", range(COUNT))
+    gc.disable()
+    try:
+        video = Video(path)
+        frames = video.frames(range(COUNT))
+        next(frames)
+        decoding = weakref.ref(video._stream)
+        del video, frames
+        assert decoding() is None
+    finally:
+        gc.enable()
