@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 BLOCK_SECONDS = 1.0  # small units share a task: 200 tasks of 20 ms as 1-row blocks cost 2.3x a plain pool
 _BLOCKS_A_WORKER = 6  # at least, so that workers end together
-_BLOCKS_A_FILE = 14  # at most where there are more: each takes 1.9 KB of the object store, a pass 36 KB
+_BLOCKS_A_FILE = 12  # at most where there are more: each takes 2.2 KB of the object store, a pass 36 KB
 _START_SECONDS = 1800  # in which the first worker must find its place and load its weights
 _SILENCE_SECONDS = 6 * 3600  # in which some unit must be done; the longest is the scan of one film
 
@@ -136,20 +136,26 @@ def pack(units: Sequence[Unit], workers: int, seconds_a_cost: float) -> list[lis
     """Units in blocks of about `BLOCK_SECONDS`, in their order, which keeps those of one source together.
 
     A block holds one unit where a unit takes that long, and never so many that a worker has fewer than six blocks. A
-    file of very many units has at most 14 blocks, unless workers need more.
+    file of very many units has at most 12 blocks, unless workers need more; these shrink linearly, so that workers end
+    together all the same.
     """
-    total = sum(unit.cost for unit in units) * seconds_a_cost
+    costs = [unit.cost * seconds_a_cost for unit in units]
+    total = sum(costs)
     files = len({unit.uris for unit in units})
     most = max(files * _BLOCKS_A_FILE, workers * _BLOCKS_A_WORKER)
-    target = max(min(BLOCK_SECONDS, total / (workers * _BLOCKS_A_WORKER)), total / most)
+    even = min(BLOCK_SECONDS, total / (workers * _BLOCKS_A_WORKER))
+    shrinking = len(units) > most and total / most > even
     blocks: list[list[Unit]] = []
-    filled = target
-    for unit in units:
-        if filled >= target:
+    filled, target, left = 0.0, 0.0, total
+    for unit, cost in zip(units, costs, strict=True):
+        if not blocks or (len(blocks) < most and filled + shrinking * cost / 2 >= target):
+            # The first of as many blocks as may follow, each smaller than the one before, the last next to nothing
+            target = 2 * left / (most - len(blocks) + 1) if shrinking else even
             blocks.append([])
             filled = 0.0
         blocks[-1].append(unit)
-        filled += unit.cost * seconds_a_cost
+        filled += cost
+        left -= cost
     return blocks
 
 
