@@ -1,11 +1,13 @@
 """What preparation costs and holds: memory of its workers, Ray's object store, wall time against a plain pool.
 
-    python benchmarks/prepare.py [--video FILE] [--depth builtin] [--short 20] [--long 1200] [--json FILE]
+    python benchmarks/prepare.py [--video FILE] [--depth builtin] [--size 640x352] [--short 20] [--long 1200]
+        [--only memory|wall] [--repeat 1] [--json FILE]
 
 Memory: the same piece of video, once and repeated, over one worker; the highest resident memory of the process at work
 in each stage, and of the object store. Wall time: the same units by the same code, over Ray Data and over
-multiprocessing.Pool, two workers each; from the first unit of a stage to be handed out to its last commit. Start-up of
-Ray is not counted, as it is paid once; that of a stage's workers is.
+multiprocessing.Pool, two workers each; from the first unit of a stage to be handed out to its last commit, and nothing
+watches meanwhile. With --repeat they take turns, who begins changes, and the ratio is of the sums. Start-up of Ray is
+not counted, as it is paid once; that of a stage's workers is.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def main() -> None:
     parser.add_argument("--depth", default="builtin")
     parser.add_argument("--short", type=int, default=20, help="seconds")
     parser.add_argument("--long", type=int, default=1200, help="seconds; a multiple of --short")
+    parser.add_argument("--size", help="of what is prepared; the object store does not depend on it")
     parser.add_argument("--only", choices=["memory", "wall"])
+    parser.add_argument("--repeat", type=int, default=1, help="turns of the wall time's two sides")
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     arguments = parser.parse_args()
     numbers: dict[str, Any] = {"machine": f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the start"}
@@ -60,9 +64,9 @@ def main() -> None:
         short, long = make_videos(folder, arguments)
         with cluster.cluster():
             if arguments.only != "wall":
-                numbers["memory"] = measure_memory(folder, short, long, arguments.depth)
+                numbers["memory"] = measure_memory(folder, short, long, arguments)
             if arguments.only != "memory":
-                numbers["wall"] = measure_wall(folder, short, arguments.depth)
+                numbers["wall"] = measure_wall(folder, short, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
 
@@ -88,16 +92,19 @@ def waves(count: int) -> Iterator[np.ndarray]:
         yield np.repeat((127 + 40 * wave).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def options_for(video: Path, out: Path, depth: str, workers: int) -> PrepareOptions:
-    return PrepareOptions(inputs=(str(video),), out=str(out), depth=depth, workers=workers, cuts=False, report=False)
+def options_for(video: Path, out: Path, arguments: Any, workers: int) -> PrepareOptions:
+    inputs, depth, size = (str(video),), arguments.depth, arguments.size
+    return PrepareOptions(
+        inputs=inputs, out=str(out), depth=depth, size=size, workers=workers, cuts=False, report=False
+    )
 
 
-def measure_memory(folder: Path, short: Path, long: Path, depth: str) -> dict[str, Any]:
+def measure_memory(folder: Path, short: Path, long: Path, arguments: Any) -> dict[str, Any]:
     """The highest resident memory of workers by stage, and of the object store, from a short and a long video."""
     numbers: dict[str, Any] = {}
     for name, video in (("short", short), ("long", long)):
-        with watching(depth) as watch:
-            prepare(options_for(video, folder / name, depth, workers=1), watch.report)
+        with watching(arguments.depth) as watch:
+            prepare(options_for(video, folder / name, arguments, workers=1), watch.report)
         numbers[name] = {
             "seconds_of_video": video.stat().st_size and _seconds(video),
             "worker_mb": {stage: round(watch.peaks.get(stage, 0.0), 1) for stage in STAGES},
@@ -118,18 +125,23 @@ def measure_memory(folder: Path, short: Path, long: Path, depth: str) -> dict[st
     return numbers
 
 
-def measure_wall(folder: Path, video: Path, depth: str) -> dict[str, Any]:
+def measure_wall(folder: Path, video: Path, arguments: Any) -> dict[str, Any]:
     """Seconds of each stage over Ray Data and over a pool, in turn, with two workers."""
-    numbers: dict[str, Any] = {}
-    for name in ("pool", "ray"):
-        with watching(depth) as watch, pools() if name == "pool" else ray_data():
-            prepare(options_for(video, folder / f"wall_{name}", depth, workers=2), watch.report)
-        numbers[name] = {stage: round(watch.walls[stage], 2) for stage in STAGES}
-        numbers[f"{name}_rates"] = watch.rates
-        print(f"{name}: {numbers[name]} s of wall time, a worker's rate {watch.rates}")
-    for stage in ("depth", "controls"):  # whose units take a second and more
-        numbers[f"{stage}_ratio"] = numbers["ray"][stage] / numbers["pool"][stage]
-        print(f"{stage}: Ray Data takes {numbers[f'{stage}_ratio']:.2f} of the pool's time")
+    walls: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in ("pool", "ray")}
+    for turn in range(arguments.repeat):
+        for name in ("pool", "ray") if turn % 2 == 0 else ("ray", "pool"):
+            watch = _Watch(arguments.depth)
+            with pools() if name == "pool" else ray_data():
+                prepare(options_for(video, folder / f"wall_{name}_{turn}", arguments, workers=2), watch.report)
+            for stage in STAGES:
+                walls[name][stage].append(round(watch.walls[stage], 2))
+            print(f"{name}: {watch.walls_said()} s of wall time, a worker's rate {watch.rates}", flush=True)
+    numbers: dict[str, Any] = dict(walls)
+    for stages in (("depth",), ("controls",), ("depth", "controls")):  # whose units take a second and more
+        ray_sum, pool_sum = (sum(sum(walls[name][stage]) for stage in stages) for name in ("ray", "pool"))
+        said = " and ".join(stages)
+        numbers[f"{said} ratio"] = ray_sum / pool_sum
+        print(f"{said}: Ray Data takes {ray_sum / pool_sum:.3f} of the pool's time")
     return numbers
 
 
@@ -204,6 +216,9 @@ class _Watch:
                 self.rates[fields["stage"]] = f"{fields['cost'] / unit / fields['seconds']:.1f} {said}"
         if kind == "unit" and fields["error"]:
             print(f"  failed: {fields['said']}: {fields['error']}")
+
+    def walls_said(self) -> dict[str, float]:
+        return {stage: round(self.walls[stage], 2) for stage in STAGES}
 
     def look(self) -> None:
         for process in psutil.Process().children(recursive=True):

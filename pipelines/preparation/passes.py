@@ -22,8 +22,8 @@ from pipelines.preparation.units import Unit
 T = TypeVar("T")
 
 BLOCK_SECONDS = 1.0  # small units share a task: 200 tasks of 20 ms as 1-row blocks cost 2.3x a plain pool
-_BLOCKS_A_WORKER = 6  # at least, so that workers end together
-_BLOCKS_A_FILE = 12  # at most where there are more: each takes 2.2 KB of the object store, a pass 36 KB
+_BLOCKS_A_WORKER = 5  # at least, so that workers end together
+_BLOCKS_A_FILE = 10  # at most where there are more: each takes 2.2 KB of the object store, a pass 36 KB
 _START_SECONDS = 1800  # in which the first worker must find its place and load its weights
 _SILENCE_SECONDS = 6 * 3600  # in which some unit must be done; the longest is the scan of one film
 
@@ -135,8 +135,8 @@ class OnRay:
 def pack(units: Sequence[Unit], workers: int, seconds_a_cost: float) -> list[list[Unit]]:
     """Units in blocks of about `BLOCK_SECONDS`, in their order, which keeps those of one source together.
 
-    A block holds one unit where a unit takes that long, and never so many that a worker has fewer than six blocks. A
-    file of very many units has at most 12 blocks, unless workers need more; these shrink linearly, so that workers end
+    A block holds one unit where a unit takes that long, and never so many that a worker has fewer than five blocks. A
+    file of very many units has at most 10 blocks, unless workers need more; these shrink linearly, so that workers end
     together all the same.
     """
     costs = [unit.cost * seconds_a_cost for unit in units]
