@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from longvie.config import GenerationConfig, check_size
-from longvie.media import Video, write_image
 from longvie.segments import num_segments
-from serve.errors import ApiError, invalid, not_found
+from serve.errors import ApiError, invalid
 from serve.places import Places
 from serve.probe import Prober
-from serve.schemas import ExtensionRequest, SegmentRequest, VideoRequest
+from serve.schemas import SegmentRequest, VideoRequest
 from serve.settings import Owner, ServeSettings
 from serve.store import Conflict, Job, JobStore, NewJob, QueueFull
 from serve.uploads import Uploads, reference_of
@@ -37,25 +36,25 @@ class Admission:
 
     def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
-        self._check_room()
+        self.check_room()
         card = self.settings.card
         if asked.model not in (None, card.name):
             raise invalid("model", f"model {str(asked.model)[:64]!r} is not served; leave it out or give {card.name!r}")
         with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
-            uploads = self._uploads(folder)
+            uploads = self.uploads(folder)
             fill(uploads)
             for name, param, value in _references(asked):
                 uploads.add_reference(name, param, value)
             uploads.probe()
             content = asked.model_dump(exclude={"first_frame", "input_reference", "controls"})
-            fingerprint = _fingerprint({"video": content, "files": uploads.sha256})
-            if (known := self._known(owner, key, fingerprint)) is not None:
+            fingerprint = fingerprint_of({"video": content, "files": uploads.sha256})
+            if (known := self.known(owner, key, fingerprint)) is not None:
                 return known
             config, steps = self._config(asked)
             available = _check_files(uploads)
-            prompts = self._prompts(asked.prompt, asked.segments)
-            frames = self._num_frames(asked.seconds, asked.num_frames, len(asked.segments or ()), available)
-            count = self._count(prompts, frames)
+            prompts = self.prompts(asked.prompt, asked.segments)
+            frames = self.num_frames(asked.seconds, asked.num_frames, len(asked.segments or ()), available)
+            count = self.count(prompts, frames)
             request = {
                 "files": {name: name for name in uploads.probed},
                 "prompts": prompts,
@@ -64,54 +63,9 @@ class Admission:
                 "fps": float(card.fps),
                 "config": config,
             }
-            return self._record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
+            return self.record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
 
-    def extend(self, asked: ExtensionRequest, owner: Owner, key: str | None) -> Job:
-        """A video that goes on where a finished one ends, without controls of its own."""
-        self._check_room()
-        video_id = asked.video if isinstance(asked.video, str) else asked.video.id
-        before = self.store.get(video_id, owner.name)
-        if before is None:
-            raise not_found(video_id)
-        if before.status != "completed" or before.video is None:
-            raise ApiError(409, "video_not_completed", f"{video_id} is {before.status}; only what is done goes on")
-        fingerprint = _fingerprint({"extension": asked.model_dump()})
-        if (known := self._known(owner, key, fingerprint)) is not None:
-            return known
-        said = before.request
-        prompts = self._prompts(asked.prompt or said["prompts"][-1], asked.segments)
-        added = self._num_frames(asked.seconds, asked.num_frames, len(asked.segments or ()) or 1, None, shared=True)
-        total = before.video["num_frames"] + added
-        self._check_length(total)
-        count = self._count(prompts, added + 1)
-        steps = asked.steps or said["config"].get("num_inference_steps") or self.settings.card.num_inference_steps
-        self._check_steps(steps)
-        changed = {"num_inference_steps": asked.steps, "guidance_scale": asked.guidance_scale}
-        with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
-            uploads = self._uploads(folder)
-            try:
-                self.places.storage.get(self.places.video(before.id), uploads.path("before"))
-                self.places.storage.get(self.places.carry(before.id, before.num_segments - 1), uploads.path("carry"))
-            except FileNotFoundError as error:
-                raise not_found(video_id) from error
-            last = Video(uploads.path("before"))
-            write_image(
-                uploads.path("first_frame"), last.read(range(last.info.num_frames - 1, last.info.num_frames))[0]
-            )
-            request = {
-                "files": {"first_frame": "first_frame", "before": "before", "carry": "carry"},
-                "carry_sha256": hashlib.sha256(uploads.path("carry").read_bytes()).hexdigest(),
-                "before_frames": before.video["num_frames"],
-                "extends": before.id,
-                "prompts": prompts,
-                "seed": said["seed"] if asked.seed is None else asked.seed,
-                "num_frames": added + 1,  # with the frame that both share
-                "fps": said["fps"],
-                "config": {**said["config"], **{name: value for name, value in changed.items() if value is not None}},
-            }
-            return self._record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
-
-    def _record(
+    def record(
         self,
         uploads: Uploads,
         request: dict[str, Any],
@@ -121,12 +75,18 @@ class Admission:
         count: int,
         steps: int,
         priority: int,
+        keep: Callable[[str], None] = lambda job_id: None,
     ) -> Job:
-        """Store the inputs, then record the job; should we die in between, the janitor finds the inputs."""
+        """Store the inputs, then record the job; should we die in between, the janitor finds the inputs.
+
+        Args:
+            keep: puts what else the job begins with into its places.
+        """
         job_id = f"video_{secrets.token_hex(16)}"
         self.store.expect_files(job_id)
         for name in request["files"].values():
             self.places.storage.put(self.places.input_name(job_id, name), uploads.path(name))
+        keep(job_id)
         new = NewJob(
             id=job_id,
             owner=owner.name,
@@ -145,12 +105,12 @@ class Admission:
             self.store.discard(job_id)
         return job
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
         """Refuse early, before bodies are read into files; `create` decides."""
         if self.store.waiting() >= self.settings.limits.queued:
             raise self._refusal(QueueFull())
 
-    def _known(self, owner: Owner, key: str | None, fingerprint: str) -> Job | None:
+    def known(self, owner: Owner, key: str | None, fingerprint: str) -> Job | None:
         try:
             return self.store.known_key(owner.name, key, fingerprint) if key is not None else None
         except Conflict as error:
@@ -163,7 +123,7 @@ class Admission:
         wait = str(self.settings.limits.retry_after)
         return ApiError(429, "queue_full", "as many videos wait as may; try again later", headers={"Retry-After": wait})
 
-    def _uploads(self, folder: str) -> Uploads:
+    def uploads(self, folder: str) -> Uploads:
         settings = self.settings
         return Uploads(Path(folder), self._prober, settings.limits, settings.url_prefixes)
 
@@ -173,7 +133,7 @@ class Admission:
         if height * width > limits.pixels:
             raise invalid("size", f"size is {width}x{height}; at most {limits.pixels:,} pixels are made", "too_large")
         steps = asked.steps or card.num_inference_steps
-        self._check_steps(steps)
+        self.check_steps(steps)
         given = {name: getattr(asked, name) for name in _CONFIG if getattr(asked, name) is not None}
         if len(given.get("negative_prompt", "")) > limits.prompt_characters:
             raise invalid("negative_prompt", f"negative_prompt has more than {limits.prompt_characters} characters")
@@ -188,11 +148,11 @@ class Admission:
             raise invalid(str(error).split(" ", 1)[0], str(error)) from error
         return config, steps
 
-    def _check_steps(self, steps: int) -> None:
+    def check_steps(self, steps: int) -> None:
         if steps > self.settings.limits.steps:
             raise invalid("steps", f"steps is {steps}; at most {self.settings.limits.steps} are made", "too_large")
 
-    def _prompts(self, prompt: str | None, segments: list[SegmentRequest] | None) -> list[str]:
+    def prompts(self, prompt: str | None, segments: list[SegmentRequest] | None) -> list[str]:
         if segments is None and prompt is None:
             raise invalid("prompt", "prompt is missing; give one, or segments with a prompt each", "missing")
         prompts = [segment.prompt for segment in segments] if segments else [prompt or ""]
@@ -205,7 +165,7 @@ class Admission:
                 raise invalid(param, f"{param} has {len(text)} characters; at most {most} are read", "too_large")
         return prompts
 
-    def _num_frames(
+    def num_frames(
         self,
         seconds: str | float | None,
         num_frames: int | None,
@@ -234,16 +194,16 @@ class Admission:
             raise invalid(param, f"{param}: less than one frame at {self.settings.card.fps} a second")
         if available is not None and frames > available:
             raise invalid(param, f"{param}: {frames} frames, but the controls have {available}", "too_long")
-        self._check_length(frames, param)
+        self.check_length(frames, param)
         return frames
 
-    def _check_length(self, frames: int, param: str = "seconds") -> None:
+    def check_length(self, frames: int, param: str = "seconds") -> None:
         seconds = frames / self.settings.card.fps
         if seconds > self.settings.limits.seconds + 1 / self.settings.card.fps:
             most = self.settings.limits.seconds
             raise invalid(param, f"{param}: the video would last {seconds:g} seconds; at most {most:g}", "too_long")
 
-    def _count(self, prompts: list[str], frames: int) -> int:
+    def count(self, prompts: list[str], frames: int) -> int:
         count = num_segments(frames, self.settings.card.segment_length)
         if count > self.settings.limits.segments:
             raise invalid("seconds", f"{count} segments; at most {self.settings.limits.segments} are made", "too_long")
@@ -303,5 +263,5 @@ def _seconds(value: str | float) -> float:
     return seconds
 
 
-def _fingerprint(content: dict[str, Any]) -> str:
+def fingerprint_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -19,6 +19,7 @@ import longvie
 from pipelines.errors import storage_errors
 from serve import schemas
 from serve.bodies import parse, read_json, read_request, validation_error
+from serve.derived import extend, remix
 from serve.errors import ApiError, not_found
 from serve.guard import Guard
 from serve.metrics import CONTENT_TYPE, exposition
@@ -91,7 +92,7 @@ async def extend_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Ke
     else:
         content = await read_json(request)
     asked = parse(schemas.ExtensionRequest, content)
-    return rooms.video(await run_in_threadpool(rooms.admission.extend, asked, owner, key))
+    return rooms.video(await run_in_threadpool(extend, rooms.admission, asked, owner, key))
 
 
 @videos.get("", response_model=schemas.VideoList, responses=said(401, 404, 422))
@@ -137,6 +138,14 @@ def cancel_video(video_id: str, owner: OwnerOf, rooms: RoomsOf) -> schemas.Video
     if job is None:
         raise not_found(video_id)
     return rooms.video(job)
+
+
+@videos.post("/{video_id}/remix", response_model=schemas.Video, responses=said(400, 401, 404, 409, 422, 429))
+def remix_video(
+    video_id: str, asked: schemas.RemixRequest, owner: OwnerOf, rooms: RoomsOf, key: Key = None
+) -> schemas.Video:
+    """Make a video anew from one of its segments on; the new one keeps what was before, to the byte."""
+    return rooms.video(remix(rooms.admission, video_id, asked, owner, key))
 
 
 @service.get("/v1/models", response_model=schemas.ModelList, responses=said(401))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from serve.errors import ApiError
 _BLOCK = 1 << 18
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 THUMBNAIL_SIDE = 320  # pixels at most
+PREVIEW_FRAMES = 24  # of a segment's control, at most
 
 
 def file_response(
@@ -74,4 +76,18 @@ def thumbnail(path: Path) -> bytes:
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     target = io.BytesIO()
     image.save(target, "WEBP", quality=85)
+    return target.getvalue()
+
+
+def preview(uri: str, start: int, stop: int, fps: float) -> bytes:
+    """Frames `start` to `stop` of a control video as a small moving WebP, which plays as fast as the video."""
+    video = Video(uri)
+    stop = min(stop, video.info.num_frames)
+    step = max(1, math.ceil((stop - start) / PREVIEW_FRAMES))
+    images = [Image.fromarray(frame) for frame in video.read(range(min(start, stop - 1), stop, step))]
+    for image in images:
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    target = io.BytesIO()
+    duration = round(1000 * step / fps)
+    images[0].save(target, "WEBP", quality=80, save_all=True, append_images=images[1:], duration=duration, loop=0)
     return target.getvalue()

@@ -37,6 +37,12 @@ class Places:
     def video(self, job_id: str) -> str:
         return f"videos/{job_id}/video.mp4"
 
+    def kept(self, job_id: str, count: int) -> list[str]:
+        """What a video holds that has so many segments, the manifest first."""
+        kinds = (("segments", "mp4"), ("carry", "safetensors"), ("commits", "json"))
+        files = [f"{kind}/{index:05d}.{suffix}" for index in range(count) for kind, suffix in kinds]
+        return [f"videos/{job_id}/{name}" for name in ("manifest.json", *files)]
+
     def delete(self, job_id: str) -> int:
         """Remove every file of a job, temporaries of dead writers, too; how many there were."""
         count = 0

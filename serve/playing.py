@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.responses import Response
 
-from longvie.media import local_path
-from serve.content import file_response, thumbnail
+from longvie.media import VideoError, local_path
+from pipelines.errors import UserError
+from pipelines.generation.inputs import read_rows
+from serve.content import file_response, preview, thumbnail
 from serve.errors import ApiError, not_found
 from serve.events import last_event, stream
 from serve.hls import PLAYLIST, SEGMENT, fragments, playlist
@@ -33,11 +35,13 @@ def video_content(
     video_id: str,
     owner: OwnerOf,
     rooms: RoomsOf,
-    variant: Literal["video", "thumbnail", "source", "first_frame"] = "video",
+    variant: Literal["video", "thumbnail", "dense", "sparse", "source", "first_frame"] = "video",
+    segment: Annotated[int, Query(ge=0, le=10_000_000, description="Of dense and sparse.")] = 0,
     range_header: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header(alias="If-Range")] = None,
 ) -> Response:
-    """The finished video; its first frame as WebP once the first segment exists; or what was uploaded for it."""
+    """The finished video; its first frame as WebP once the first segment exists; a segment's depth or tracks as a small
+    moving WebP, once they are known; or what was uploaded for it."""
     job, places = rooms.job(video_id, owner), rooms.places
     try:
         if variant == "video":
@@ -50,11 +54,15 @@ def video_content(
                 raise ApiError(409, "video_not_started", f"{video_id} has no segment yet")
             path = local_path(f"{places.storage.uri}/{places.segment(job.id, 0)}")
             return Response(thumbnail(Path(path)), media_type="image/webp")
+        if variant in ("dense", "sparse"):
+            uri, start = _control(rooms, job, variant, segment)
+            made = preview(uri, start, start + rooms.settings.card.segment_length, job.request["fps"])
+            return Response(made, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
         if variant not in job.request["files"]:
             raise ApiError(404, "no_such_variant", f"{video_id} was made without {variant}", "variant")
         name = places.input_name(job.id, variant)
         return file_response(places.storage, name, "application/octet-stream", job.id, range_header, if_range)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, VideoError) as error:  # deleted a moment ago
         raise not_found(video_id) from error
 
 
@@ -125,3 +133,19 @@ def _entries(rooms: Rooms, job: Job) -> tuple[list[int], int]:
     made = [count for count, _, _ in rooms.store.segments(job.id)]
     before = [job.request["before_frames"]] if "before" in job.request["files"] else []
     return before + made, max([rooms.settings.card.segment_length, *before])
+
+
+def _control(rooms: Rooms, job: Job, variant: Literal["dense", "sparse"], segment: int) -> tuple[str, int]:
+    """The control file in which a segment lies, and at which frame it begins there."""
+    if segment >= job.num_segments:
+        raise ApiError(404, "no_such_segment", f"{job.id} has {job.num_segments} segments", "segment")
+    start = segment * (rooms.settings.card.segment_length - 1)
+    if variant in job.request["files"]:
+        return rooms.places.input(job.id, job.request["files"][variant]), start
+    if "source" not in job.request["files"]:
+        raise ApiError(404, "no_such_variant", f"{job.id} was made without {variant}", "variant")
+    try:
+        row = read_rows(rooms.places.prepared(job.id))[0]
+    except UserError as error:
+        raise ApiError(409, "not_prepared", f"{job.id}: its source is not prepared yet", "variant") from error
+    return getattr(row, variant)[segment], 0

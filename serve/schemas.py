@@ -108,6 +108,20 @@ class ExtensionRequest(BaseModel):
     priority: int = Field(0, ge=-100, le=100)
 
 
+class RemixRequest(BaseModel):
+    """A video from the inputs of another: its first segments are kept, the others made anew."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"prompt": "it turns to night", "from_segment": 2, "seed": 8}]}
+    )
+
+    prompt: str | None = Field(None, description="Of the segments made anew; default: as they were.")
+    segments: list[SegmentRequest] | None = Field(None, min_length=1, description="A prompt for each of those.")
+    from_segment: int = Field(0, ge=0, le=10_000_000, description="The first that is made anew.")
+    seed: Seed | None = Field(None, description="Of the segments made anew; default: as it was.")
+    priority: int = Field(0, ge=-100, le=100)
+
+
 class JobError(BaseModel):
     code: str = Field(examples=["cancelled", "invalid_input", "engine_lost", "engine_error"])
     message: str
@@ -147,6 +161,8 @@ class Video(BaseModel):
     segments: list[SegmentState]
     cancel_requested: bool = False
     extends: str | None = Field(None, description="The video that this one continues.")
+    remixed_from_video_id: str | None = Field(None, description="The video whose first segments this one keeps.")
+    from_segment: int | None = Field(None, description="The first segment that is not that video's.")
     sha256: str | None = Field(None, description="Of the finished file.")
     bytes: int | None = None
     error: JobError | None = None
@@ -206,7 +222,7 @@ def video_of(job: Job, model: str) -> Video:
     config = request["config"]
     before = request.get("before_frames", 0)
     num_frames = before + request["num_frames"] - (1 if before else 0)
-    prompts = _one_each(request["prompts"], job.num_segments)
+    prompts = one_each(request["prompts"], job.num_segments)
     states = []
     for index, prompt in enumerate(prompts):
         done, at_it = index < job.segments_done, index == job.segments_done and job.status == "in_progress"
@@ -241,13 +257,16 @@ def video_of(job: Job, model: str) -> Video:
         segments=states,
         cancel_requested=job.cancel_requested,
         extends=request.get("extends"),
+        remixed_from_video_id=request.get("remixes"),
+        from_segment=request.get("from_segment"),
         sha256=job.video["sha256"] if job.video else None,
         bytes=job.video["bytes"] if job.video else None,
         error=error,
     )
 
 
-def _one_each(prompts: list[str], count: int) -> list[str]:
+def one_each(prompts: list[str], count: int) -> list[str]:
+    """A prompt a segment, of one for all or of as many."""
     return prompts * count if len(prompts) == 1 else prompts[:count]
 
 

@@ -18,14 +18,14 @@ from longvie.models.checkpoints import CheckpointError
 from longvie.models.loading import read_pipeline_config
 from longvie.video import VideoError
 from pipelines.errors import UserError, first_line, storage_errors
-from pipelines.generation.commits import Commit
-from pipelines.generation.continuation import Continuation, continue_video
+from pipelines.generation.commits import Commit, VideoStore
+from pipelines.generation.continuation import Continuation, Redo, continue_video
 from pipelines.generation.plan import ModelChoice
 from pipelines.generation.worker import GeneratorWorker, Progress, WorkerConfig, versions
 from serve.engine.inputs import plan_job
 from serve.places import Places
 from serve.settings import ServeSettings
-from serve.store import Cancelled, JobStore, Lease, LeaseLost, Leases
+from serve.store import Cancelled, Job, JobStore, Lease, LeaseLost, Leases
 
 _RENEWALS = 4  # times a lease is renewed within its length
 _RETRY_SECONDS = 1.0  # after the place, not the job, failed
@@ -152,7 +152,8 @@ class Engine:
         }
         about = {"inputs": plan.inputs(), "versions": versions()}
         settings = plan.settings(self.settings.card.fingerprint, machine)
-        state = continue_video(plan, self._worker.store(job.id), settings, about)
+        store = self._worker.store(job.id)
+        state = continue_video(plan, store, settings, about, redo=_redo(job, store))
         self.leases.planned(lease, state.job.num_segments)
         state.open()
         self.leases.reconcile(lease, state.commits)
@@ -195,3 +196,11 @@ class Engine:
     def _told(self, error: Exception) -> str:
         """An error's first line, without the server's own paths."""
         return first_line(error).replace(f"{self.places.storage.uri}/", "")
+
+
+def _redo(job: Job, store: VideoStore) -> Redo | None:
+    """What a remix makes anew, as long as its folder is a copy of another video's."""
+    manifest = store.read_manifest() if "remixes" in job.request else None
+    if manifest is None or manifest["video_id"] == job.id:
+        return None
+    return Redo(segment=job.request["from_segment"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from serve.api import build_api
 from serve.engine.engine import Engine
@@ -152,6 +154,48 @@ def test_an_extension_goes_on_where_the_video_ends(
     (tmp_path / "hls.mp4").write_bytes(b"".join(content))
     with av.open(str(tmp_path / "hls.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx([k / 8 for k in range(34)])
+
+
+def test_a_remix_keeps_what_was_before_and_makes_the_rest_anew(
+    ada: TestClient, engine: Engine, made: dict[str, Any], settings: ServeSettings
+) -> None:
+    asked = {"prompt": "night", "from_segment": 2, "seed": 9}
+    remixed = ada.post(f"/v1/videos/{made['id']}/remix", json=asked).json()
+    assert (remixed["remixed_from_video_id"], remixed["from_segment"], remixed["num_frames"]) == (made["id"], 2, 26)
+    assert [segment["prompt"] for segment in remixed["segments"]] == [*PROMPTS[:2], "night", "night"]
+    assert engine.work_one() == remixed["id"]
+    remixed = ada.get(f"/v1/videos/{remixed['id']}").json()
+    assert remixed["status"] == "completed", remixed
+    folder = Path(settings.home) / "videos"
+    for index in range(4):
+        same = [(folder / one["id"] / "segments" / f"{index:05d}.mp4").read_bytes() for one in (made, remixed)]
+        assert (same[0] == same[1]) == (index < 2)
+    again = ada.post(f"/v1/videos/{remixed['id']}/remix", json={"from_segment": 3}).json()
+    assert [segment["prompt"] for segment in again["segments"]][2:] == ["night", "night"]
+    assert engine.work_one() == again["id"]
+    again = ada.get(f"/v1/videos/{again['id']}").json()
+    assert (again["status"], again["sha256"]) == ("completed", remixed["sha256"]), "nothing else was asked for"
+
+
+def test_a_remix_is_refused_by_field(ada: TestClient, bob: TestClient, made: dict[str, Any]) -> None:
+    route = f"/v1/videos/{made['id']}/remix"
+    refused(ada.post(route, json={"from_segment": 4}), 422, "invalid_value", "from_segment")
+    refused(
+        ada.post(route, json={"from_segment": 2, "segments": [{"prompt": "a"}] * 3}), 422, "invalid_value", "segments"
+    )
+    refused(bob.post(route, json={"prompt": "a"}), 404, "video_not_found", "video_id")
+
+
+def test_previews_of_controls(ada: TestClient, made: dict[str, Any]) -> None:
+    moving = {}
+    for variant in ("dense", "sparse"):
+        answer = ada.get(f"/v1/videos/{made['id']}/content?variant={variant}&segment=1")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+        with Image.open(io.BytesIO(answer.content)) as image:
+            assert (image.size, image.n_frames) == ((48, 32), 9)  # type: ignore[attr-defined]
+        moving[variant] = answer.content
+    assert moving["dense"] != moving["sparse"]
+    refused(ada.get(f"/v1/videos/{made['id']}/content?variant=dense&segment=4"), 404, "no_such_segment", "segment")
 
 
 def test_nobody_sees_what_is_anothers(bob: TestClient, ada: TestClient, made: dict[str, Any]) -> None:
