@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,12 +21,12 @@ from serve.derived import extend, remix
 from serve.errors import ApiError, not_found
 from serve.guard import Guard
 from serve.metrics import CONTENT_TYPE, exposition
+from serve.page import add_page
 from serve.playing import playing
 from serve.rooms import OwnerOf, Rooms, RoomsOf, said
 from serve.settings import ServeSettings
 from serve.store import JobStore
 
-WEB = Path(__file__).parent / "web"
 _CREATE = {
     "requestBody": {
         "required": True,
@@ -212,9 +210,7 @@ def build_api(settings: ServeSettings, store: JobStore | None = None) -> FastAPI
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    if (WEB / "index.html").is_file():
-        app.mount("/static", StaticFiles(directory=WEB), name="static")
-        app.get("/", include_in_schema=False)(lambda: FileResponse(WEB / "index.html"))
+    add_page(app)
     return app
 
 

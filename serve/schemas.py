@@ -163,6 +163,9 @@ class Video(BaseModel):
     extends: str | None = Field(None, description="The video that this one continues.")
     remixed_from_video_id: str | None = Field(None, description="The video whose first segments this one keeps.")
     from_segment: int | None = Field(None, description="The first segment that is not that video's.")
+    variants: list[str] = Field(
+        description="What GET /v1/videos/{id}/content has now.", examples=[["thumbnail", "source"]]
+    )
     sha256: str | None = Field(None, description="Of the finished file.")
     bytes: int | None = None
     error: JobError | None = None
@@ -259,10 +262,25 @@ def video_of(job: Job, model: str) -> Video:
         extends=request.get("extends"),
         remixed_from_video_id=request.get("remixes"),
         from_segment=request.get("from_segment"),
+        variants=_variants(job),
         sha256=job.video["sha256"] if job.video else None,
         bytes=job.video["bytes"] if job.video else None,
         error=error,
     )
+
+
+def _variants(job: Job) -> list[str]:
+    files = job.request["files"]
+    prepared = "source" in files and (job.segments_done > 0 or job.stage == "generating")
+    there = {
+        "video": job.status == "completed",
+        "thumbnail": job.segments_done > 0,
+        "dense": prepared or "dense" in files,
+        "sparse": prepared or "sparse" in files,
+        "source": "source" in files,
+        "first_frame": "first_frame" in files,
+    }
+    return [name for name, exists in there.items() if exists]
 
 
 def one_each(prompts: list[str], count: int) -> list[str]:

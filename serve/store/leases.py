@@ -79,7 +79,7 @@ class Leases:
                 .where(jobs.c.id == job.id)
                 .values(
                     status="in_progress",
-                    stage="generating",
+                    stage="preparing" if "source" in job.request.get("files", ()) else "generating",
                     started_at=job.started_at or now,
                     token=job.token + 1,
                     worker=worker,
