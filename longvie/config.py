@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-NoiseStrategy = Literal["unified", "fresh"]
+NoiseStrategy = str  # "unified", "fresh" or "mix:ALPHA"
 Normalization = Literal["video", "segment"]
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -30,10 +30,12 @@ class GenerationConfig:
         num_inference_steps: denoising steps a segment, 1..1000.
         guidance_scale: classifier-free guidance; up to 1 it is off and a step costs one pass instead of two.
         dense_scale, sparse_scale: multiply a control's features before fusion, 0..10 (1: as trained).
-        noise: `unified`, one noise for all segments (LongVie §2.2), or `fresh`, another one a segment (ablation).
+        noise: `unified`, one noise for all segments (LongVie §2.2); for ablation `fresh`, another one a segment, or
+            `mix:ALPHA`, that much of a fresh one in the shared one, 0..1 (LongVie, Table 7).
         normalization: `video`, dense control as it is, scaled over the whole video (LongVie §2.2), or `segment`,
             stretched again to the 5th..95th percentile of each segment (the fault the paper cures; for ablation).
         fit: how frames of another shape come to height x width.
+        history: whether the frames before a segment are seen (LongVie 2); without, its first frame alone (ablation).
     """
 
     height: int
@@ -46,6 +48,7 @@ class GenerationConfig:
     noise: NoiseStrategy = "unified"
     normalization: Normalization = "video"
     fit: Fit = "crop"
+    history: bool = True
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
@@ -56,7 +59,8 @@ class GenerationConfig:
                  f"give 0..{MAX_GUIDANCE:g}")  # fmt: skip
         for name in ("dense_scale", "sparse_scale"):
             _require(_within(getattr(self, name), MAX_SCALE), name, getattr(self, name), f"give 0..{MAX_SCALE:g}")
-        for name, choices in (("noise", NoiseStrategy), ("normalization", Normalization), ("fit", Fit)):
+        mix_of(self.noise)
+        for name, choices in (("normalization", Normalization), ("fit", Fit)):
             _require(getattr(self, name) in get_args(choices), name, getattr(self, name),
                      f"choose one of {', '.join(get_args(choices))}")  # fmt: skip
 
@@ -67,6 +71,20 @@ class GenerationConfig:
         chosen = {name: defaults[name] for name in names}
         chosen.update({name: value for name, value in overrides.items() if value is not None})
         return GenerationConfig(**chosen)
+
+
+def mix_of(noise: NoiseStrategy) -> float:
+    """How much of a segment's noise is its own: 0 unified, 1 fresh, ALPHA of `mix:ALPHA`; else `ValueError`."""
+    known = {"unified": 0.0, "fresh": 1.0}
+    if noise in known:
+        return known[noise]
+    kind, _, alpha = str(noise).partition(":")
+    try:
+        share = float(alpha) if kind == "mix" else math.nan
+    except ValueError:
+        share = math.nan
+    _require(0 <= share <= 1, "noise", noise, "choose unified, fresh or mix:ALPHA with 0..1, as in mix:0.5")
+    return share
 
 
 def check_size(height: int, width: int, multiple: int) -> None:

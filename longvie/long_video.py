@@ -100,7 +100,7 @@ def run_segment(
         negative_prompt=config.negative_prompt,
         dense=controls.dense,
         sparse=controls.sparse,
-        history=carry.history,
+        history=carry.history if config.history else None,
         num_frames=segment.num_frames,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longvie.config import NoiseStrategy
+from longvie.config import NoiseStrategy, mix_of
 
 Latents = Float[Tensor, "b z f h w"]
 
@@ -31,11 +33,20 @@ def unified_noise(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def segment_noise(shape: tuple[int, ...], seed: int, index: int, strategy: NoiseStrategy = "unified") -> Tensor:
-    """The noise of segment `index`: the shared one (LongVie §2.2), or for ablation an independent one a segment."""
-    if strategy == "unified" or index == 0:
-        return unified_noise(shape, seed)
+    """The noise of segment `index`: the shared one (LongVie §2.2); for ablation an independent one a segment, or both.
+
+    `mix:a` is ((1 - a) shared + a fresh) / sqrt((1 - a)^2 + a^2), standard normal again: LongVie's Table 7 varies how
+    far a segment's noise is from the shared one; the formula is ours.
+    """
+    alpha = mix_of(strategy)
+    shared = unified_noise(shape, seed)
+    if alpha == 0 or index == 0:
+        return shared
     derived = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return unified_noise(shape, derived)
+    fresh = unified_noise(shape, derived)
+    if alpha == 1:
+        return fresh
+    return ((1 - alpha) * shared + alpha * fresh) / math.hypot(1 - alpha, alpha)
 
 
 def start_latents(noise: Latents, history: Latents | None) -> Latents:

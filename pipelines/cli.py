@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.bench.cli import bench
 from pipelines.encoding.cli import encode
 from pipelines.evaluation.cli import evaluate
 from pipelines.preparation.cli import prepare
@@ -59,9 +60,10 @@ def generate(
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     dense_scale: Annotated[float | None, typer.Option(help="Strength of the dense control, 0..10.")] = None,
     sparse_scale: Annotated[float | None, typer.Option(help="Strength of the sparse control, 0..10.")] = None,
-    noise: Annotated[str | None, typer.Option(help="unified (default) or fresh.")] = None,
+    noise: Annotated[str | None, typer.Option(help="unified (default), fresh, or mix:ALPHA of both.")] = None,
     normalization: Annotated[str | None, typer.Option(help="video (default) or segment.")] = None,
     fit: Annotated[str | None, typer.Option(help="crop (default), pad or stretch inputs of another shape.")] = None,
+    history: Annotated[bool, typer.Option(help="See the frames before a segment, not its first alone.")] = True,
     num_frames: Annotated[int | None, typer.Option(help="Frames a video; default: all the controls have.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of videos that name none (0); the new one with --from-segment.")
@@ -100,6 +102,7 @@ def generate(
             "noise": noise,
             "normalization": normalization,
             "fit": fit,
+            "history": history,
         },
         num_frames=num_frames,
         seed=seed,
@@ -118,6 +121,7 @@ def generate(
 
 app.command()(prepare)
 app.command()(evaluate)
+app.command()(bench)
 app.command()(render)
 app.command()(encode)
 app.command()(train)

@@ -91,9 +91,12 @@ class VideoPlan:
 
     def settings(self, model_fingerprint: str, machine: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, beside prompts and seeds, that decides frames: what may never be mixed within one video."""
+        config = asdict(self.config)
+        if config["history"]:
+            del config["history"]  # as in folders that were begun before there was a choice
         return {
             "model": model_fingerprint,
-            **asdict(self.config),
+            **config,
             **machine,
             "num_frames": self.num_frames,
             "segment_length": self.segment_length,

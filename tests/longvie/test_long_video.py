@@ -101,7 +101,18 @@ def test_noise_strategies(pipe: LongViePipeline) -> None:
     unified = list(generate_long_video(pipe, request(pipe)))
     fresh = list(generate_long_video(pipe, request(pipe, config={"noise": "fresh"})))
     assert torch.equal(unified[0].frames, fresh[0].frames), "the first segment's noise is the same"
-    assert not torch.equal(unified[1].frames, fresh[1].frames)
+    for alpha, same in ((0, unified), (1, fresh)):
+        mixed = list(generate_long_video(pipe, request(pipe, config={"noise": f"mix:{alpha}"})))
+        assert all(torch.equal(a.frames, b.frames) for a, b in zip(mixed, same, strict=True))
+
+
+def test_without_history_a_segment_sees_its_first_frame_alone(pipe: LongViePipeline) -> None:
+    one = list(generate_long_video(pipe, request(pipe)))
+    other = list(generate_long_video(pipe, request(pipe, config={"history": False})))
+    assert not torch.equal(one[1].frames, other[1].frames)
+    forgot = replace(other[0].carry, history=other[0].carry.history[:0])
+    again = next(iter(generate_long_video(pipe, request(pipe), forgot)))
+    assert torch.equal(again.frames, other[1].frames)
 
 
 def test_per_segment_normalization_is_an_ablation(pipe: LongViePipeline) -> None:
@@ -162,7 +173,7 @@ def test_prompts_one_or_one_a_segment(pipe: LongViePipeline) -> None:
         ({"config": {"num_inference_steps": 1001}}, "num_inference_steps is 1001"),
         ({"config": {"dense_scale": -0.1}}, "dense_scale is -0.1"),
         ({"config": {"sparse_scale": float("inf")}}, "sparse_scale is inf"),
-        ({"config": {"noise": "mixed"}}, "noise is 'mixed'; choose one of unified, fresh"),
+        ({"config": {"noise": "mixed"}}, "noise is 'mixed'; choose unified, fresh or mix:ALPHA"),
         ({"config": {"fit": "squash"}}, "fit is 'squash'"),
     ],
 )

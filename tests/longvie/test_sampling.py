@@ -66,6 +66,23 @@ def test_unified_noise_is_the_same_for_every_segment() -> None:
     assert not torch.equal(noise[0], sampling.segment_noise(shape, seed=8, index=0))
 
 
+def test_mixed_noise_lies_between_and_stays_standard() -> None:
+    shape = (1, 16, 5, 24, 24)
+    shared, fresh = (sampling.segment_noise(shape, 7, 3, kind) for kind in ("unified", "fresh"))
+
+    def like(noise: torch.Tensor, other: torch.Tensor) -> float:
+        return float((noise * other).mean())
+
+    before = 1.0
+    for alpha in (0.05, 0.5, 0.95):
+        mixed = sampling.segment_noise(shape, 7, 3, f"mix:{alpha}")
+        assert abs(float(mixed.std()) - 1) < 0.02
+        assert like(mixed, shared) < before
+        before = like(mixed, shared)
+        assert abs(like(mixed, fresh) - alpha / ((1 - alpha) ** 2 + alpha**2) ** 0.5) < 0.02
+    assert torch.equal(sampling.segment_noise(shape, 7, 0, "mix:0.5"), shared)
+
+
 def test_fresh_noise_differs_and_repeats() -> None:
     shape = (1, 4, 3, 2, 2)
     noise = [sampling.segment_noise(shape, seed=7, index=i, strategy="fresh") for i in range(4)]

@@ -1,0 +1,116 @@
+"""Manifests of a prepared folder for each row: controls left out, exchanged, or made less exact.
+
+Only `blurred` and `masked` need files of their own; they lie in OUT/controls/<kind>/ and are made once. What a row asks
+for is an ordinary manifest, which `longvie generate` takes by hand, too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from longvie.controls.tracks import Tracks
+from longvie.media import CONTROL, GREY, Video, local_path, write_video
+from pipelines.bench.ablations import BLUR, MASKED, Controls
+from pipelines.errors import UserError
+from pipelines.evaluation.folders import Reference, ReferenceVideo
+from pipelines.generation.inputs import Row, read_rows
+from pipelines.hashes import fingerprint, sha256_file
+from pipelines.progress import Report
+from pipelines.storage import Storage
+
+
+def write_manifest(reference: Reference, controls: Controls, storage: Storage, report: Report) -> str:
+    """The URI of the manifest for a row's controls."""
+    rows = {row.video_id: row for row in read_rows(reference.uri)}
+    written = []
+    for at, video in enumerate(reference.videos):
+        row, length = rows[video.video_id], video.num_frames
+        dense, sparse = row.dense, row.sparse
+        if controls in ("sparse", "none"):
+            dense = ()
+        if controls in ("dense", "none"):
+            sparse = ()
+        if controls == "shuffled":
+            other = rows[_other(reference.videos, at).video_id]
+            dense, sparse = other.dense, other.sparse
+        if controls == "blurred":
+            dense = _made(storage, "blurred", video, reference, report)
+        if controls == "masked":
+            sparse = _made(storage, "masked", video, reference, report)
+        written.append(_line(row, dense, sparse, length))
+    name = f"manifests/{controls}.jsonl"
+    storage.write(name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written).encode())
+    return f"{storage.uri}/{name}"
+
+
+def _line(row: Row, dense: Sequence[str], sparse: Sequence[str], num_frames: int) -> dict[str, Any]:
+    prompts = [text if start is None else {"start": start, "text": text} for start, text in row.prompts]
+    line: dict[str, Any] = {
+        "video_id": row.video_id,
+        "first_frame": row.first_frame,
+        "prompts": prompts,
+        "num_frames": num_frames,
+    }
+    return line | {name: list(files) for name, files in (("dense", dense), ("sparse", sparse)) if files}
+
+
+def _other(videos: Sequence[ReferenceVideo], at: int) -> ReferenceVideo:
+    """The next video that is at least as long, around the circle."""
+    for step in range(1, len(videos)):
+        other = videos[(at + step) % len(videos)]
+        if other.num_frames >= videos[at].num_frames:
+            return other
+    raise UserError(
+        f"{videos[at].video_id} is the longest video, so no other's controls reach to its end; "
+        "leave the controls ablation out with --only, or add a video"
+    )
+
+
+def _made(
+    storage: Storage, kind: Controls, video: ReferenceVideo, reference: Reference, report: Report
+) -> tuple[str, ...]:
+    """The control files of a kind for one video; those that exist are kept."""
+    uris = []
+    for index, (dense, tracks) in enumerate(zip(video.dense, video.tracks, strict=True)):
+        given = dense if kind == "blurred" else tracks
+        if given is None:
+            raise UserError(f"{video.video_id} has no tracks, so none can be masked; leave robustness out of --only")
+        key = fingerprint([sha256_file(Path(local_path(given))), BLUR, MASKED])[:16]
+        name = f"controls/{kind}/{video.video_id}/{index:05d}-{key}.mp4"
+        uris.append(f"{storage.uri}/{name}")
+        if storage.size(name) is not None:
+            continue
+        with tempfile.TemporaryDirectory(prefix="longvie-") as folder:
+            path = Path(folder) / "control.mp4"
+            if kind == "blurred":
+                write_video(path, blurred(given), reference.settings["fps"], codec=GREY)
+            else:
+                drawn = masked(given, index).render(reference.settings["height"], reference.settings["width"])
+                write_video(path, drawn, reference.settings["fps"], codec=CONTROL)
+            storage.put(name, path)
+        report("note", text=f"{kind} control of {video.video_id}, segment {index}")
+    return tuple(uris)
+
+
+def blurred(dense: str) -> np.ndarray:
+    """A dense control, each pixel the mean of BLUR x BLUR around it: uint8 (t, h, w, 3)."""
+    video = Video(dense)
+    frames = video.read(range(video.info.num_frames))
+    return np.stack([cv2.blur(frame, (BLUR, BLUR)) for frame in frames])
+
+
+def masked(tracks: str, seed: int) -> Tracks:
+    """Tracks of one segment without MASKED of their points, drawn from the segment's number."""
+    whole = Tracks.load(local_path(tracks))
+    count = whole.points.shape[1]
+    kept = np.random.default_rng(seed).permutation(count)[round(MASKED * count) :]
+    kept.sort()
+    depth = None if whole.depth is None else whole.depth[kept]
+    return Tracks(points=whole.points[:, kept], visibility=whole.visibility[:, kept], depth=depth)
