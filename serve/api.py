@@ -16,7 +16,7 @@ from starlette.responses import Response
 import longvie
 from pipelines.errors import storage_errors
 from serve import schemas
-from serve.bodies import parse, read_json, read_request, validation_error
+from serve.bodies import read_extension, read_request, validation_error
 from serve.derived import extend, remix
 from serve.errors import ApiError, not_found
 from serve.guard import Guard
@@ -59,14 +59,14 @@ service = APIRouter(tags=["service"])
 
 
 @videos.post("", response_model=schemas.Video, responses=said(400, 401, 409, 413, 415, 422, 429), openapi_extra=_CREATE)
-async def create_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Key = None) -> schemas.Video:
+async def create_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Key = None) -> Response:
     """Ask for a video. It is recorded before this answers; the same Idempotency-Key makes it once."""
     asked, fill = await read_request(request)
     try:
         job = await run_in_threadpool(rooms.admission.create, asked, owner, key, fill)
     finally:
         await request.close()
-    return rooms.video(job)
+    return rooms.answer(job)
 
 
 @videos.post(
@@ -76,21 +76,31 @@ async def create_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Ke
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ExtensionRequest"}}},
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ExtensionRequest"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "description": "The fields of ExtensionRequest as text, and the video as a file.",
+                        "properties": {
+                            "video": {"type": "string", "format": "binary"},
+                            "video[id]": {"type": "string"},
+                            "prompt": {"type": "string"},
+                            "seconds": {"type": "string"},
+                        },
+                    }
+                },
+            },
         }
     },
 )
-async def extend_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Key = None) -> schemas.Video:
-    """Continue a finished video from its last frame and history; the new one holds both."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        form = await request.form()
-        content: Any = {name: value for name, value in form.items() if isinstance(value, str)}
-        if "video[id]" in content:
-            content["video"] = content.pop("video[id]")
-    else:
-        content = await read_json(request)
-    asked = parse(schemas.ExtensionRequest, content)
-    return rooms.video(await run_in_threadpool(extend, rooms.admission, asked, owner, key))
+async def extend_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Key = None) -> Response:
+    """Continue a finished video, or one that is uploaded, from its last frame and history; the new one holds both."""
+    asked, fill = await read_extension(request)
+    try:
+        return rooms.answer(await run_in_threadpool(extend, rooms.admission, asked, owner, key, fill))
+    finally:
+        await request.close()
 
 
 @videos.get("", response_model=schemas.VideoList, responses=said(401, 404, 422))
@@ -116,9 +126,9 @@ def list_videos(
 
 
 @videos.get("/{video_id}", response_model=schemas.Video, responses=said(401, 404))
-def get_video(video_id: str, owner: OwnerOf, rooms: RoomsOf) -> schemas.Video:
+async def get_video(video_id: str, owner: OwnerOf, rooms: RoomsOf) -> Response:
     """A video and how far it is. What it says exists, exists."""
-    return rooms.video(rooms.job(video_id, owner))
+    return rooms.answer(await rooms.found(video_id, owner))
 
 
 @videos.delete("/{video_id}", response_model=schemas.Deleted, responses=said(401, 404))

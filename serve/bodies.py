@@ -1,8 +1,9 @@
-"""Bodies of `POST /v1/videos`: JSON, or multipart with files, into one `VideoRequest` and what fills its uploads."""
+"""Bodies that make a video, JSON or multipart with files, as one request and what fills its uploads."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,7 +14,7 @@ from starlette.formparsers import MultiPartException
 
 from serve.admission import Fill
 from serve.errors import ApiError, invalid
-from serve.schemas import VideoRequest
+from serve.schemas import ExtensionRequest, VideoRequest
 from serve.uploads import Uploads
 
 # fields of a multipart body that hold files, and which upload each is; to OpenAI, the first frame is a reference
@@ -40,15 +41,47 @@ async def read_request(request: Request) -> tuple[VideoRequest, Fill]:
     """The request in a body, whatever its form, and what puts its files into uploads."""
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        try:
-            form = await request.form(max_files=len(_FILES), max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
-        except (MultiPartException, HTTPException, ValueError, KeyError) as error:
-            detail = getattr(error, "detail", None) or getattr(error, "message", None) or "it cannot be read"
-            raise ApiError(400, "invalid_body", f"the multipart body is not valid: {detail}", "body") from error
-        return _from_form(form)
+        return _from_form(await _form(request, max_files=len(_FILES)))
     if kind not in ("application/json", ""):
         raise ApiError(415, "unsupported_media_type", "give application/json or multipart/form-data", "Content-Type")
     return parse(VideoRequest, await read_json(request)), lambda uploads: None
+
+
+async def read_extension(request: Request) -> tuple[ExtensionRequest, Fill | None]:
+    """The request in a body, and what puts the uploaded video into uploads, if there is one."""
+    kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if kind != "multipart/form-data":
+        return parse(ExtensionRequest, await read_json(request)), None
+    form = await _form(request, max_files=1)
+    fields: dict[str, Any] = {}
+    fill = None
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "video":
+                raise invalid(name[:64], f"{name[:64]} is no field for a file; known is video")
+            fill = partial(_add_clip, value)
+        else:
+            fields["video" if name == "video[id]" else name] = _structured(name, value) if name == "segments" else value
+    return parse(ExtensionRequest, fields), fill
+
+
+def _add_clip(file: UploadFile, uploads: Uploads) -> None:
+    uploads.add_file("clip", "video", file.file)
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    try:
+        return await request.form(max_files=max_files, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+    except (MultiPartException, HTTPException, ValueError, KeyError) as error:
+        detail = getattr(error, "detail", None) or getattr(error, "message", None) or "it cannot be read"
+        raise ApiError(400, "invalid_body", f"the multipart body is not valid: {detail}", "body") from error
+
+
+def _structured(name: str, value: str) -> Any:
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise invalid(name, f"{name} is not JSON; in a multipart body it is written as JSON text") from error
 
 
 async def read_json(request: Request) -> Any:
@@ -84,10 +117,7 @@ def _from_form(form: FormData) -> tuple[VideoRequest, Fill]:
         elif name in fields:
             raise invalid(name[:64], f"{name[:64]} is given twice")
         elif name in _STRUCTURED:
-            try:
-                fields[name] = json.loads(value, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as error:
-                raise invalid(name, f"{name} is not JSON; in a multipart body it is written as JSON text") from error
+            fields[name] = _structured(name, value)
         elif name.startswith("controls[") and name.endswith("]"):
             controls = fields.setdefault("controls", {})
             if not isinstance(controls, dict):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipelines.storage import Storage, open_storage
 
 FOLDERS = ("inputs", "prepared", "videos")
@@ -27,6 +30,16 @@ class Places:
 
     def input_name(self, job_id: str, name: str) -> str:
         return f"inputs/{job_id}/{name}"
+
+    def clip(self, job_id: str, name: str) -> str:
+        """What the engine makes of an upload that goes on: before.mp4, first_frame.png, carry.safetensors."""
+        return f"prepared/{job_id}/{name}"
+
+    def before(self, job_id: str, request: Mapping[str, Any]) -> str | None:
+        """The video that one begins with, if it begins with one."""
+        if "before" in request["files"]:
+            return self.input_name(job_id, request["files"]["before"])
+        return self.clip(job_id, "before.mp4") if "clip" in request["files"] else None
 
     def segment(self, job_id: str, index: int) -> str:
         return f"videos/{job_id}/segments/{index:05d}.mp4"

@@ -116,9 +116,9 @@ def video_fragment(video_id: str, name: str, owner: OwnerOf, rooms: RoomsOf) -> 
         index = len(frames)
     if index >= len(frames):
         raise ApiError(404, "no_such_segment", f"{video_id} has no {name[:32]} now", "name")
-    before = 1 if "before" in job.request["files"] else 0
     places = rooms.places
-    path = places.input_name(job.id, "before") if before and not index else places.segment(job.id, index - before)
+    before = places.before(job.id, job.request)
+    path = before if before and not index else places.segment(job.id, index - (1 if before else 0))
     try:
         local = local_path(f"{places.storage.uri}/{path}")
     except ValueError as error:  # deleted a moment ago
@@ -131,8 +131,12 @@ def video_fragment(video_id: str, name: str, owner: OwnerOf, rooms: RoomsOf) -> 
 def _entries(rooms: Rooms, job: Job) -> tuple[list[int], int]:
     """Frames of each entry of a playlist, and of the longest that may come. What a video continues is the first."""
     made = [count for count, _, _ in rooms.store.segments(job.id)]
-    before = [job.request["before_frames"]] if "before" in job.request["files"] else []
-    return before + made, max([rooms.settings.card.segment_length, *before])
+    before = [job.request["before_frames"]] if rooms.places.before(job.id, job.request) else []
+    longest = max([rooms.settings.card.segment_length, *before])
+    ready = (
+        made or "clip" not in job.request["files"]
+    )  # an upload is brought to the model's size before a segment is made
+    return (before if ready else []) + made, longest
 
 
 def _control(rooms: Rooms, job: Job, variant: Literal["dense", "sparse"], segment: int) -> tuple[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 from serve import schemas
 from serve.admission import Admission
@@ -51,6 +53,16 @@ class Rooms:
 
     def video(self, job: Job) -> schemas.Video:
         return schemas.video_of(job, self.settings.card.name)
+
+    def answer(self, job: Job) -> Response:
+        """A video as a response, which FastAPI takes as it is."""
+        return Response(self.video(job).model_dump_json(), media_type="application/json")
+
+    async def found(self, video_id: str, owner: Owner) -> Job:
+        """As `job`, for the routes that are polled: a database in a file is read at once, quicker than in a thread."""
+        if self.store.local:
+            return self.job(video_id, owner)
+        return await run_in_threadpool(self.job, video_id, owner)
 
 
 def _owner(request: Request) -> Owner:

@@ -88,7 +88,7 @@ class Extended(BaseModel):
 
 
 class ExtensionRequest(BaseModel):
-    """A finished video to be continued from its last frame and history."""
+    """A finished video, or one that is uploaded, to be continued from its last frame and history."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -97,7 +97,7 @@ class ExtensionRequest(BaseModel):
         },
     )
 
-    video: Extended | str
+    video: Extended | str | None = Field(None, description="`{id}`, or its id; in a multipart body also a file.")
     prompt: str | None = None
     segments: list[SegmentRequest] | None = Field(None, min_length=1)
     seconds: str | float | None = Field(None, description="What is added.", examples=["4"])
@@ -137,8 +137,35 @@ class SegmentState(BaseModel):
     num_steps: int
 
 
+_VIDEO: dict[str, Any] = {
+    "id": "video_5b1c0e7d3f5a4c9e8d7b6a5f4e3d2c1b",
+    "object": "video",
+    "model": "longvie-tiny",
+    "status": "in_progress",
+    "progress": 50,
+    "created_at": 1764200000,
+    "started_at": 1764200001,
+    "prompt": "a red ball",
+    "seconds": "4.125",
+    "size": "96x64",
+    "seed": 7,
+    "num_frames": 33,
+    "fps": 8.0,
+    "stage": "generating",
+    "num_segments": 2,
+    "segments_done": 1,
+    "segments": [
+        {"index": 0, "prompt": "a red ball", "status": "completed", "step": 1, "num_steps": 1},
+        {"index": 1, "prompt": "a red ball", "status": "in_progress", "step": 0, "num_steps": 1},
+    ],
+    "variants": ["thumbnail", "dense", "sparse", "source"],
+}
+
+
 class Video(BaseModel):
     """A video and how far it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_VIDEO]})
 
     id: str = Field(examples=["video_5b1c0e7d3f5a4c9e8d7b6a5f4e3d2c1b"])
     object: Literal["video"] = "video"
@@ -172,6 +199,20 @@ class Video(BaseModel):
 
 
 class VideoList(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [_VIDEO],
+                    "first_id": _VIDEO["id"],
+                    "last_id": _VIDEO["id"],
+                    "has_more": False,
+                }
+            ]
+        }
+    )
+
     object: Literal["list"] = "list"
     data: list[Video]
     first_id: str | None
@@ -180,6 +221,10 @@ class VideoList(BaseModel):
 
 
 class Deleted(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": _VIDEO["id"], "object": "video.deleted", "deleted": True}]}
+    )
+
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
@@ -202,6 +247,31 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [
+                        {
+                            "id": "longvie-tiny",
+                            "object": "model",
+                            "created": 0,
+                            "owned_by": "longvie",
+                            "width": 96,
+                            "height": 64,
+                            "fps": 8,
+                            "segment_length": 17,
+                            "steps": 1,
+                            "guidance_scale": 1.0,
+                            "size_multiple": 8,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     object: Literal["list"] = "list"
     data: list[Model]
 
@@ -216,11 +286,26 @@ class ErrorDetail(BaseModel):
 class ErrorBody(BaseModel):
     """Every refusal looks like this."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "too_long",
+                        "message": "seconds: 80 frames, but the controls have 26",
+                        "param": "seconds",
+                        "type": "invalid_request_error",
+                    }
+                }
+            ]
+        }
+    )
+
     error: ErrorDetail
 
 
 def video_of(job: Job, model: str) -> Video:
-    """What a client is told of a job."""
+    """What a client is told of a job. It is not validated: all of it is ours, and it is told at every poll."""
     request = job.request
     config = request["config"]
     before = request.get("before_frames", 0)
@@ -230,7 +315,7 @@ def video_of(job: Job, model: str) -> Video:
     for index, prompt in enumerate(prompts):
         done, at_it = index < job.segments_done, index == job.segments_done and job.status == "in_progress"
         states.append(
-            SegmentState(
+            SegmentState.model_construct(
                 index=index,
                 prompt=prompt,
                 status="completed" if done else "in_progress" if at_it else "queued",
@@ -238,11 +323,12 @@ def video_of(job: Job, model: str) -> Video:
                 num_steps=job.num_steps,
             )
         )
-    error = JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None
-    return Video(
+    error = JobError.model_construct(code=job.error_code, message=job.error_message or "") if job.error_code else None
+    return Video.model_construct(
         id=job.id,
+        object="video",
         model=model,
-        status=job.status,  # type: ignore[arg-type]
+        status=job.status,
         progress=job.progress,
         created_at=int(job.created_at),
         started_at=_second(job.started_at),
@@ -254,7 +340,7 @@ def video_of(job: Job, model: str) -> Video:
         seed=request["seed"],
         num_frames=num_frames,
         fps=request["fps"],
-        stage=job.stage,  # type: ignore[arg-type]
+        stage=job.stage,
         num_segments=job.num_segments,
         segments_done=job.segments_done,
         segments=states,

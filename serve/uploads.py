@@ -22,7 +22,8 @@ from serve.probe import Probed, Prober
 from serve.settings import Limits
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "big_buck_bunny.mp4"
-KINDS = {"first_frame": "image", "dense": "video", "sparse": "video", "source": "video"}
+KINDS = {"first_frame": "image", "dense": "video", "sparse": "video", "source": "video", "clip": "video"}
+_FIELDS = {"clip": "video"}  # what a request calls a file, where that is another name
 _FETCH_SECONDS = 60.0
 
 
@@ -64,9 +65,10 @@ class Uploads:
             if self.path(name).exists():
                 with self.path(name).open("rb") as file:
                     self.sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                param = _FIELDS.get(name, name)
                 if not self.path(name).stat().st_size:
-                    raise invalid(name, f"{name} is empty", "unreadable_media")
-                self.probed[name] = self.prober.probe(name, kind, self.path(name), self.sha256[name])
+                    raise invalid(param, f"{param} is empty", "unreadable_media")
+                self.probed[name] = self.prober.probe(param, kind, self.path(name), self.sha256[name])
 
     def _once(self, name: str, param: str) -> None:
         if self.path(name).exists():

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from longvie.media import CONTROL, GREY, Video, local_path, write_video
 from pipelines.bench.ablations import BLUR, MASKED, Controls
 from pipelines.errors import UserError
 from pipelines.evaluation.folders import Reference, ReferenceVideo
-from pipelines.generation.inputs import Row, read_rows
+from pipelines.generation.inputs import read_rows, to_manifest
 from pipelines.hashes import fingerprint, sha256_file
 from pipelines.progress import Report
 from pipelines.storage import Storage
@@ -44,21 +44,10 @@ def write_manifest(reference: Reference, controls: Controls, storage: Storage, r
             dense = _made(storage, "blurred", video, reference, report)
         if controls == "masked":
             sparse = _made(storage, "masked", video, reference, report)
-        written.append(_line(row, dense, sparse, length))
+        written.append(to_manifest(replace(row, dense=dense, sparse=sparse, num_frames=length)))
     name = f"manifests/{controls}.jsonl"
     storage.write(name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written).encode())
     return f"{storage.uri}/{name}"
-
-
-def _line(row: Row, dense: Sequence[str], sparse: Sequence[str], num_frames: int) -> dict[str, Any]:
-    prompts = [text if start is None else {"start": start, "text": text} for start, text in row.prompts]
-    line: dict[str, Any] = {
-        "video_id": row.video_id,
-        "first_frame": row.first_frame,
-        "prompts": prompts,
-        "num_frames": num_frames,
-    }
-    return line | {name: list(files) for name, files in (("dense", dense), ("sparse", sparse)) if files}
 
 
 def _other(videos: Sequence[ReferenceVideo], at: int) -> ReferenceVideo:

@@ -24,7 +24,7 @@ from pipelines.evaluation import outputs
 from pipelines.evaluation.folders import GeneratedVideo, Reference, read_generated, read_reference
 from pipelines.evaluation.options import EvaluateOptions
 from pipelines.evaluation.score_stage import ScoreSettings, ScoreStage
-from pipelines.evaluation.units import baseline_units, generated_units
+from pipelines.evaluation.units import baseline_units, by_true_segment, generated_units
 from pipelines.evaluation.vbench import read_vbench
 from pipelines.hashes import fingerprint, sha256_file
 from pipelines.preparation.estimators import describe, describe_tracker
@@ -78,7 +78,9 @@ def evaluate(
             for video in videos
             if video.files
         }
-        units = generated_units(videos, reference, settings) + baseline_units(lengths, reference, settings)
+        units = by_true_segment(
+            generated_units(videos, reference, settings) + baseline_units(lengths, reference, settings)
+        )
         commits, errors, num_made = _score(units, settings, storage, open_storage, place, report)
     vbench = read_vbench(options, videos, reference, storage)
     return _finish(options, reference, videos, settings, storage, units, commits, errors, num_made, vbench)

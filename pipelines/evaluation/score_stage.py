@@ -1,6 +1,8 @@
-"""The stage that scores one segment of one run. Its frames and the true ones are decoded once, for all metrics.
+"""The stage that scores one segment of one run. Its frames are decoded once, for all metrics.
 
-Memory: the two segments as RGB, and batches of them as float; flat in the length of the video.
+The true frames and their flow are kept from one unit to the next: units of the same true segment follow each other
+(units.py), so runs and baselines share them. Memory: the two segments as RGB, that flow, and batches of frames as
+float; flat in the length of the video.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from longvie.controls.depth import load_depth_estimator
@@ -29,6 +31,7 @@ from pipelines.evaluation.options import FROZEN, TRUTH, VAE
 from pipelines.storage import Storage
 
 BATCH_PIXELS = 1 << 20  # of frames scored at once: as float, with what SSIM holds beside, some 200 MB
+_FLOW_BYTES = 256 << 20  # of a segment's flow that is kept for the next run; larger ones are measured again
 WHOLE = -1  # frame number of what concerns a segment as a whole
 
 SCORES = pa.schema(
@@ -78,10 +81,11 @@ class ScoreStage:
         self._lpips: Lpips | None = load_lpips() if settings.lpips else None
         self._flow = temporal.DisFlow()
         self._ceiling: Ceiling | None = None
+        self._truth = TrueSegments(self._flow)
 
     def make(self, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         segment = Segment(**task["segment"], num_frames=task["segment"]["num_valid"])
-        truth = _true_frames(task["truth"], segment)
+        truth = self._truth.frames(task["truth"], segment)
         made = self._made_frames(task, segment, truth)
         new = segment.new_frames
         values: list[tuple[int, str, float]] = []
@@ -114,7 +118,7 @@ class ScoreStage:
         if task["kind"] == TRUTH:
             return truth
         if task["kind"] == FROZEN:
-            first = _true_frames(task["truth"], Segment(index=0, start=0, num_frames=1, num_valid=1))
+            first = self._truth.first(task["truth"])
             return np.repeat(first, segment.num_valid, axis=0)
         if task["kind"] == VAE:
             if self._ceiling is None:
@@ -150,8 +154,7 @@ class ScoreStage:
         motions = []
         for pair, score in enumerate(temporal.flickering(jump)):
             at = segment.start + pair + 1
-            there, back = self._flow(truth[pair], truth[pair + 1]), self._flow(truth[pair + 1], truth[pair])
-            seen = temporal.visible(there, back)
+            there, seen = self._truth.flow(pair)
             own = there if made is truth else self._flow(made[pair], made[pair + 1])
             motions.append(temporal.largest_motion(own))
             add(at, "flickering", score)
@@ -178,6 +181,45 @@ class ScoreStage:
             for metric, value in adherence.track_adherence(again, truth, height, width).items():
                 add(WHOLE, metric, value)
             add(WHOLE, "track_colour", adherence.track_colour(made, truth))
+
+
+class TrueSegments:
+    """The true frames of one segment and their flow, as long as the same segment is asked for."""
+
+    def __init__(self, flow: temporal.DisFlow) -> None:
+        self._flow = flow
+        self._key: tuple[str, int, int] | None = None
+        self._frames = np.empty((0, 0, 0, 3), np.uint8)
+        self._flows: dict[int, tuple[temporal.Flow, Bool[ndarray, "h w"]]] = {}
+        self._first: tuple[tuple[str, int], UInt8[ndarray, "1 h w 3"]] | None = None
+        self.num_decoded = 0
+
+    def frames(self, truth: Mapping[str, Any], segment: Segment) -> UInt8[ndarray, "t h w 3"]:
+        """The segment's frames, with the one it shares with the segment before. Not to be written to."""
+        key = (truth["uri"], truth["start"] + segment.start, segment.num_valid)
+        if key != self._key:
+            self._frames, self._flows = _true_frames(truth, segment), {}
+            self._key = key
+            self.num_decoded += 1
+        return self._frames
+
+    def first(self, truth: Mapping[str, Any]) -> UInt8[ndarray, "1 h w 3"]:
+        """The video's first frame."""
+        key = (truth["uri"], truth["start"])
+        if self._first is None or self._first[0] != key:
+            self._first = key, _true_frames(truth, Segment(index=0, start=0, num_frames=1, num_valid=1))
+        return self._first[1]
+
+    def flow(self, pair: int) -> tuple[temporal.Flow, Bool[ndarray, "h w"]]:
+        """From frame `pair` to the next, and where it holds: what is seen in both."""
+        if pair in self._flows:
+            return self._flows[pair]
+        one, two = self._frames[pair], self._frames[pair + 1]
+        there = self._flow(one, two)
+        found = there, temporal.visible(there, self._flow(two, one))
+        if len(self._frames) * there.nbytes <= _FLOW_BYTES:
+            self._flows[pair] = found
+        return found
 
 
 def _true_frames(truth: Mapping[str, Any], segment: Segment) -> UInt8[ndarray, "t h w 3"]:

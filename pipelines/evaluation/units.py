@@ -64,6 +64,11 @@ def baseline_units(lengths: dict[str, int], reference: Reference, settings: Scor
     ]
 
 
+def by_true_segment(units: Sequence[Unit]) -> list[Unit]:
+    """The same units, those of one true segment together: a worker decodes it once for all runs."""
+    return sorted(units, key=lambda unit: (unit.task["video"], unit.task["segment"]["index"]))
+
+
 def _unit(
     run: str,
     take: int,

@@ -212,10 +212,7 @@ class VideoStore:
         return data
 
     def _write_carry(self, index: int, carry: Carry) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "carry.safetensors"
-            carry.save(path)
-            data = _in_order(path.read_bytes())
+        data = carry_bytes(carry)
         self._storage.write(self._carry(index), data)
         return data
 
@@ -233,6 +230,14 @@ class VideoStore:
 
     def _carry(self, index: int) -> str:
         return self._name(f"carry/{index:05d}.safetensors")
+
+
+def carry_bytes(carry: Carry) -> bytes:
+    """A carry's file; equal carries give equal bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "carry.safetensors"
+        carry.save(path)
+        return _in_order(path.read_bytes())
 
 
 def carry_from(data: bytes) -> Carry:

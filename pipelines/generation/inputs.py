@@ -87,6 +87,16 @@ def read_rows(source: str, first_frame: str | None = None, video_id: str | None 
     return rows
 
 
+def to_manifest(row: Row) -> dict[str, Any]:
+    """A row as a line of a .jsonl manifest, which `read_rows` gives back."""
+    prompts = [text if start is None else {"start": start, "text": text} for start, text in row.prompts]
+    line: dict[str, Any] = {"video_id": row.video_id, "first_frame": row.first_frame, "prompts": prompts}
+    line |= {name: list(files) for name, files in (("dense", row.dense), ("sparse", row.sparse)) if files}
+    return line | {
+        name: value for name, value in (("seed", row.seed), ("num_frames", row.num_frames)) if value is not None
+    }
+
+
 def _manifest_in(source: str) -> str:
     """The manifest of a prepared folder; the source itself if it is a file."""
     manifest = f"{source.rstrip('/')}/{MANIFEST}"

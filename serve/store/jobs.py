@@ -10,7 +10,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from serve.store.tables import begin, boots, events, idempotency, jobs, open_database, segments, totals, trash, workers
+from serve.store.tables import (
+    begin,
+    boots,
+    events,
+    idempotency,
+    jobs,
+    open_database,
+    read,
+    segments,
+    totals,
+    trash,
+    workers,
+)
 
 TERMINAL = ("completed", "failed")
 CANCELLED = "cancelled"  # the error code of a job that its owner stopped
@@ -85,6 +97,7 @@ class JobStore:
         self.engine = open_database(url)
         self.retention_seconds = retention_seconds  # that a job is kept once it ended; None: for ever
         self.clock = clock
+        self.local = self.engine.dialect.name == "sqlite"
 
     def create(
         self, new: NewJob, *, queue_limit: int | None = None, key: str | None = None, fingerprint: str = ""
@@ -137,13 +150,21 @@ class JobStore:
             return find_key(tx, owner, key, fingerprint)
 
     def waiting(self) -> int:
-        with self.engine.begin() as tx:
+        with read(self.engine) as tx:
             return tx.scalar(sa.select(sa.func.count()).where(jobs.c.status == "queued")) or 0
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job, of that owner if one is named."""
-        with self.engine.begin() as tx:
+        with read(self.engine) as tx:
             return find(tx, job_id, owner)
+
+    def by_content(self, owner: str, sha256: str) -> Job | None:
+        """The last finished job of an owner whose video has these bytes."""
+        query = sa.select(jobs).where(jobs.c.owner == owner, jobs.c.status == "completed")
+        query = query.where(jobs.c.video["sha256"].as_string() == sha256).order_by(jobs.c.number.desc()).limit(1)
+        with read(self.engine) as tx:
+            row = tx.execute(query).first()
+            return None if row is None else _job(row)
 
     def list(self, owner: str, *, after: str | None = None, limit: int = 20, newest_first: bool = True) -> list[Job]:
         """Jobs in the order of creation, from the one after `after` on. `KeyError` if that one is not theirs."""
@@ -265,11 +286,14 @@ class JobStore:
             return tx.scalar(sa.select(sa.func.count()).where(alive)) or 0
 
 
+_BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"))
+_OWN = _BY_ID.where(jobs.c.owner == sa.bindparam("owner"))
+
+
 def find(tx: sa.Connection, job_id: str, owner: str | None = None, lock: bool = False) -> Job | None:
-    query = sa.select(jobs).where(jobs.c.id == job_id)
-    if owner is not None:
-        query = query.where(jobs.c.owner == owner)
-    row = tx.execute(query.with_for_update() if lock else query).first()
+    query = _BY_ID if owner is None else _OWN
+    named = {"job_id": job_id} if owner is None else {"job_id": job_id, "owner": owner}
+    row = tx.execute(query.with_for_update() if lock else query, named).first()
     return None if row is None else _job(row)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from serve.store.jobs import CANCELLED, Job, JobStore, add_total, append_event, end, find, one
-from serve.store.tables import SECONDS_BUCKETS, begin, boots, events, jobs, owners, segments, workers
+from serve.store.tables import SECONDS_BUCKETS, begin, boots, events, jobs, one_at_a_time, owners, segments, workers
 
 if TYPE_CHECKING:  # it brings torch, which the door does without
     from pipelines.generation.commits import Commit
@@ -59,6 +59,7 @@ class Leases:
         """
         now = self.store.clock()
         with begin(self.store.engine) as tx:
+            one_at_a_time(tx, "claim")
             if tx.scalar(sa.select(boots.c.draining).where(boots.c.boot == boot)):
                 return None
             while (job := _next(tx, now)) is not None:
@@ -79,7 +80,7 @@ class Leases:
                 .where(jobs.c.id == job.id)
                 .values(
                     status="in_progress",
-                    stage="preparing" if "source" in job.request.get("files", ()) else "generating",
+                    stage="preparing" if {"source", "clip"} & set(job.request.get("files", ())) else "generating",
                     started_at=job.started_at or now,
                     token=job.token + 1,
                     worker=worker,

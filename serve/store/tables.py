@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,20 @@ def begin(engine: sa.Engine) -> Any:
     return engine.execution_options(writes=True).begin()
 
 
+def read(engine: sa.Engine) -> Any:
+    """A connection for one statement that reads: on SQLite it needs no transaction around it."""
+    return engine.execution_options(reads=True).connect()
+
+
+def one_at_a_time(tx: sa.Connection, what: str) -> None:
+    """From here to the end of the transaction, nobody else is at the same: on SQLite no two write anyway.
+
+    Rows that are locked are not enough where a decision is over many (jobs that an owner has at work, turns).
+    """
+    if tx.dialect.name == "postgresql":
+        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(f"longvie {what}".encode()))))
+
+
 def _listen(engine: sa.Engine) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
@@ -172,5 +187,8 @@ def _listen(engine: sa.Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes")
+        options = connection.get_execution_options()
+        if options.get("reads"):
+            return
+        writes = options.get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

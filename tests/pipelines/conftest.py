@@ -5,10 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 import ray
-from moto.server import ThreadedMotoServer
 
 from tests.pipelines.helpers import Inputs, write_inputs
 
@@ -36,25 +34,3 @@ def ray_here() -> Iterator[None]:
     )
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """A bucket on moto's server, reached as any S3: through the environment."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    before = {key: os.environ.get(key) for key in given}
-    os.environ.update(given)
-    fsspec.filesystem("s3").mkdir("ours")
-    yield "s3://ours"
-    for key, value in before.items():
-        os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from longvie.media import Video
 from serve.api import build_api
 from serve.engine.engine import Engine
 from serve.janitor import tidy
@@ -154,6 +155,39 @@ def test_an_extension_goes_on_where_the_video_ends(
     (tmp_path / "hls.mp4").write_bytes(b"".join(content))
     with av.open(str(tmp_path / "hls.mp4")) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx([k / 8 for k in range(34)])
+
+
+def test_an_upload_goes_on_too(
+    ada: TestClient, engine: Engine, inputs: Inputs, made: dict[str, Any], tmp_path: Path
+) -> None:
+    route, asked = "/v1/videos/extensions", {"prompt": "night", "seconds": "1"}
+    clip = Path(inputs / "dense.mp4").read_bytes()
+    longer = ada.post(route, data=asked, files={"video": ("mine.mp4", clip)}).json()
+    assert (longer["num_frames"], longer["extends"], longer["variants"]) == (34, None, [])
+    assert engine.work_one() == longer["id"]
+    longer = ada.get(f"/v1/videos/{longer['id']}").json()
+    assert longer["status"] == "completed", longer
+    (tmp_path / "v.mp4").write_bytes(ada.get(f"/v1/videos/{longer['id']}/content").content)
+    frames = Video(tmp_path / "v.mp4").read(range(34))
+    given = Video(inputs / "dense.mp4").read(range(26))
+    assert abs(frames[:26].astype(int) - given).mean() < 4, "the upload is its beginning, encoded anew"
+    names = [
+        line
+        for line in ada.get(f"/v1/videos/{longer['id']}/hls/playlist.m3u8").text.splitlines()
+        if not line.startswith("#")
+    ]
+    parts = [ada.get(f"/v1/videos/{longer['id']}/hls/{name}").content for name in ("init.mp4", *names)]
+    (tmp_path / "hls.mp4").write_bytes(b"".join(parts))
+    with av.open(str(tmp_path / "hls.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 34
+
+    content = ada.get(f"/v1/videos/{made['id']}/content").content
+    known = ada.post(route, data=asked, files={"video": ("own.mp4", content)}).json()
+    assert known["extends"] == made["id"], "what was downloaded from here has its history here"
+    assert ada.post(f"/v1/videos/{known['id']}/cancel").json()["status"] == "failed"
+    refused(ada.post(route, data={"seconds": "1"}, files={"video": ("m.mp4", clip)}), 422, "missing", "prompt")
+    refused(ada.post(route, data=asked, files={"video": ("m.mp4", b"none")}), 422, "unreadable_media", "video")
+    refused(ada.post(route, json=asked), 422, "missing", "video")
 
 
 def test_a_remix_keeps_what_was_before_and_makes_the_rest_anew(
@@ -331,10 +365,34 @@ def test_a_full_queue_says_when_to_come_again(settings: ServeSettings, inputs: I
 
 def test_metrics_models_and_description(ada: TestClient, engine: Engine, made: dict[str, Any]) -> None:
     text = ada.get("/metrics").text
-    assert "longvie_queue_depth 0.0" in text
-    assert 'longvie_jobs{state="completed"}' in text
-    assert 'longvie_segment_seconds_bucket{le="+Inf"}' in text
+    said = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"}
+    assert said["longvie_queue_depth"] == 0
+    assert said['longvie_jobs{state="completed"}'] >= 1
+    assert said['longvie_segment_seconds_bucket{le="+Inf"}'] == said["longvie_segment_seconds_count"] >= 4
+    assert said['longvie_step_seconds_bucket{le="+Inf"}'] >= 4
+    assert said["longvie_written_bytes_total"] > made["bytes"] / 2
+    assert said["longvie_gpu_seconds_total"] == 0, "there is none"
+    assert said["longvie_engines"] == 1
     assert ada.get("/v1/models").json()["data"][0]["segment_length"] == 9
     assert ada.get("/readyz").text == "ready\n"
     document = ada.get("/openapi.json").json()
     assert {"VideoRequest", "ExtensionRequest", "Video"} <= set(document["components"]["schemas"])
+
+
+def test_the_description_is_whole(ada: TestClient) -> None:
+    """Every operation says what it does and what it refuses; every body has an example."""
+    document = ada.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation.get("description"), where
+            assert "200" in operation["responses"], where
+            content = operation.get("requestBody", {}).get("content", {})
+            for body in [content["application/json"]] if "application/json" in content else []:
+                name = body["schema"]["$ref"].rsplit("/", 1)[1]
+                assert schemas[name]["examples"], where
+                for example in schemas[name]["examples"]:
+                    assert set(example) <= set(schemas[name]["properties"]), where
+    for name in ("Video", "VideoList", "ModelList", "Deleted", "ErrorBody"):
+        assert schemas[name]["examples"], name

@@ -120,10 +120,14 @@ def test_the_official_client_makes_lists_loads_and_deletes(server: Server, input
     content = client.videos.download_content(video.id).read()
     assert content[4:8] == b"ftyp"
     assert client.videos.download_content(video.id, variant="thumbnail").read()[8:12] == b"WEBP"
-    asked = {"prompt": "night", "seconds": "1", "video": {"id": video.id}}  # its own `extend` takes files only
-    longer = client.post("/videos/extensions", body=asked, cast_to=type(video))
-    assert client.videos.poll(longer.id, poll_interval_ms=100).seconds == "5"
-    for made in (video, longer):
+    longer = client.videos.extend(prompt="night", seconds="4", video={"id": video.id})
+    assert client.videos.poll(longer.id, poll_interval_ms=100).seconds == "8"
+    uploaded = client.videos.extend(prompt="night", seconds="4", video=Path(inputs / "dense.mp4"))
+    assert client.videos.poll(uploaded.id, poll_interval_ms=100).seconds == "7.25"
+    remixed = client.videos.remix(video.id, prompt="night")
+    assert remixed.remixed_from_video_id == video.id
+    assert client.videos.poll(remixed.id, poll_interval_ms=100).status == "completed"
+    for made in (video, longer, uploaded, remixed):
         assert client.videos.delete(made.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(made.id)

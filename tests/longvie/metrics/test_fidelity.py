@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import piq
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -77,6 +78,17 @@ def test_vif_is_that_of_the_paper(film: torch.Tensor) -> None:
         for at in range(len(film)):
             channels = [vifp(film[at, ..., c].numpy(), worse[at, ..., c].numpy()) for c in range(3)]
             assert float(scores[at]) == pytest.approx(np.mean(channels), rel=2e-3)
+
+
+def test_vif_is_that_of_piq(film: torch.Tensor) -> None:
+    """A second library, channel by channel: of colours it would take the luminance."""
+    for worse in (blurred(film, 5), noisy(film, 20)):
+        scores = fidelity(worse, film)["vif"]
+        one, two = (frames.permute(0, 3, 1, 2).float() for frames in (worse, film))
+        channels = [
+            piq.vif_p(one[:, c : c + 1], two[:, c : c + 1], data_range=255.0, reduction="none") for c in range(3)
+        ]
+        assert scores.numpy() == pytest.approx(torch.stack(channels).mean(0).numpy(), rel=5e-3)
 
 
 def test_vif_on_another_range_is_refused(film: torch.Tensor) -> None:

@@ -58,3 +58,18 @@ def test_offload_hooks_run_before_encode_and_decode(vae: BlockVAE) -> None:
     vae._hf_hook = Hook()  # type: ignore[assignment]
     vae.decode(vae.encode(torch.zeros(1, 3, 5, 8, 8)).latent_dist.mode())
     assert calls == ["BlockVAE", "BlockVAE"]
+
+
+def test_borders_between_latents_are_smoothed_and_nothing_else(vae: BlockVAE) -> None:
+    latents = torch.randn(1, 192, 3, 2, 2)
+    plain = vae.unclamped(latents)
+    vae.register_to_config(border_smoothing=0.2)
+    smooth = vae.unclamped(latents)
+    assert torch.equal(smooth[:, :, 0], plain[:, :, 0]), "frame 0 was given"
+    for kept in (2, 3, 6, 7, 8):
+        assert torch.equal(smooth[:, :, kept], plain[:, :, kept])
+    for border in (1, 5):
+        jump = plain[:, :, border] - plain[:, :, border - 1]
+        torch.testing.assert_close(smooth[:, :, border] - smooth[:, :, border - 1], 0.6 * jump)
+    one = latents[:, :, :1]
+    assert vae.unclamped(one).shape == (1, 3, 1, 16, 16), "one frame has no border"

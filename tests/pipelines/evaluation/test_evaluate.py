@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.evaluation import score_stage
 from pipelines.evaluation.evaluate import Evaluated
 from tests.pipelines.evaluation.evaluation_helpers import FRAMES, Made, run
 
@@ -193,3 +194,23 @@ def test_vbench_is_run_in_its_own_environment_once(made: Made, tmp_path: Path) -
     assert (tmp_path / "runs").read_text() == "x", "kept for the same videos"
     with pytest.raises(UserError, match="cannot be run"):
         run(made, tmp_path / "other", made.runs[:1], vae="none", vbench_python=str(tmp_path / "none"))
+
+
+def test_a_true_segment_is_decoded_once_for_all_runs(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[str, int]] = []
+    read = score_stage._true_frames
+
+    def counted(truth: Any, segment: Any) -> np.ndarray:
+        if segment.num_valid > 1:  # not a first frame, for the one held still
+            decoded.append((truth["uri"], truth["start"] + segment.start))
+        return read(truth, segment)
+
+    monkeypatch.setattr(score_stage, "_true_frames", counted)
+    done, log = run(made, tmp_path / "out")
+    assert len(log.of("unit")) == 6 * sum(-(-(count - 1) // 8) for count in FRAMES.values()), (
+        "three takes, three baselines"
+    )
+    assert len(decoded) == len(set(decoded)) == sum(-(-(count - 1) // 8) for count in FRAMES.values())
+    assert done.complete

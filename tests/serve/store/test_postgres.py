@@ -84,6 +84,43 @@ def test_engines_that_ask_together_get_different_jobs(url: str) -> None:
         assert store.delete(f"v{k}")
 
 
+def test_engines_that_ask_together_keep_an_owner_to_what_it_may(url: str) -> None:
+    store, held, most = JobStore(url), [0], [0]
+    for k in range(8):
+        new = NewJob(id=f"c{k}", owner="new", owner_concurrency=1, request={}, num_segments=1, num_steps=1)
+        store.create(new)
+    guard, errors = threading.Lock(), []
+
+    def engine(name: str) -> None:
+        leases = Leases(store, 100, 3)
+        try:
+            for _ in range(30):
+                lease = leases.claim(name)
+                if lease is None:
+                    time.sleep(0.01)
+                    continue
+                with guard:
+                    held[0] += 1
+                    most[0] = max(most[0], held[0])
+                time.sleep(0.005)
+                with guard:
+                    held[0] -= 1
+                leases.complete(lease, {"bytes": 1, "sha256": "s", "num_frames": 1})
+        except Exception as error:  # noqa: BLE001 - a thread's error would be lost
+            errors.append(error)
+
+    threads = [threading.Thread(target=engine, args=(f"w{k}",)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert most[0] == 1
+    assert all(store.get(f"c{k}").status == "completed" for k in range(8))  # type: ignore[union-attr]
+    for k in range(8):
+        assert store.delete(f"c{k}")
+
+
 def test_a_takeover_waits_for_the_write_under_the_lease(url: str) -> None:
     now = [1000.0]
     store = JobStore(url, clock=lambda: now[0])
