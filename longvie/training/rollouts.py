@@ -35,7 +35,7 @@ def roll_out(
         for start in range(0, num_videos, batch)
     ]
     made, first, history = (torch.cat([part[name] for part in parts]) for name in ("made", "first", "history"))
-    return made, OwnFrames(first=first, history=history)
+    return made, OwnFrames(first=first, history=history, rows=torch.arange(len(first)))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ It knows latents and a model; not where they come from nor where checkpoints lie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -52,7 +52,11 @@ class StepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """The training set: float16 latents of n segments; `zero` are those of a grey video past frame 0, (z,)."""
+    """The training set: float16 latents of n segments; `zero` are those of a grey video past frame 0, (z,).
+
+    `weights` say how much an error in each number of a latent counts, in frame 0 and in later ones: its deviation in
+    pixels, mean 1. Without them details that hardly show count as much as colours.
+    """
 
     video: Float[Tensor, "n z f h w"]
     dense: Float[Tensor, "n z f h w"]
@@ -62,15 +66,20 @@ class Latents:
     mask: Int[Tensor, "n l"]
     empty: tuple[Int[Tensor, " l"], Int[Tensor, " l"]]
     zero: Float[Tensor, " z"]
+    weights: Float[Tensor, "2 z"]
     num_segments: int  # a video; its segments follow one another
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnFrames:
-    """First frames and histories as the model made them, float16, of the first n segments of the training set."""
+    """First frames and histories as the model made them, float16, of n segments (whole videos) of the training set.
+
+    `rows` are those segments' places in it.
+    """
 
     first: Float[Tensor, "n z 1 h w"]
     history: Float[Tensor, "n z k h w"]
+    rows: Int[Tensor, " n"]
 
 
 class TinyModel(nn.Module):
@@ -93,6 +102,13 @@ def control_states(video: Tensor, zero: Float[Tensor, " z"], mask_channels: int)
     return torch.cat([video, first_frame_mask(video, mask_channels), first_frame_states(video, zero)], dim=1)
 
 
+def subset(data: Latents, videos: Sequence[int]) -> tuple[Latents, Int[Tensor, " n"]]:
+    """Some videos of a training set, and which rows they have there."""
+    rows = torch.cat([torch.arange(v * data.num_segments, (v + 1) * data.num_segments) for v in videos])
+    names = ("video", "dense", "sparse", "history", "ids", "mask")
+    return replace(data, **{name: getattr(data, name)[rows] for name in names}), rows
+
+
 def draw_rows(num_rows: int, batch: int, seed: int, step: int) -> Int[Tensor, " b"]:
     """Which segments a step sees: every epoch a new permutation, whatever the number of workers."""
     rows = []
@@ -112,21 +128,25 @@ def batch_loss(
     modality = MODALITIES[int(torch.multinomial(torch.tensor(config.modalities), 1, generator=generator))]
     use_history = bool(torch.rand((), generator=generator) < config.history)
     use_own = own is not None and bool(torch.rand((), generator=generator) < config.own_frames)
+    seen, at = None, rows
     if own is not None and use_own:
-        use_history, rows = True, rows % len(own.first)
+        seen, use_history, at = own, True, rows % len(own.rows)
     if use_history:  # a video's first segment has none: take its second
-        rows = torch.where(rows % data.num_segments == 0, rows + 1, rows)
+        at = torch.where(at % data.num_segments == 0, at + 1, at)
+    if seen is None:
+        rows, first, history = at, data.video[at, :, :1].float(), data.history[at].float()
+    else:
+        rows, first, history = seen.rows[at], seen.first[at].float(), seen.history[at].float()
 
     x0 = data.video[rows].float()
-    seen = own if own is not None and use_own else OwnFrames(first=data.video[:, :, :1], history=data.history)
-    history = seen.history[rows].float() if use_history else None
+    history = history if use_history else None
     sigma = NOISE_LEVELS.draw(config.batch, generator)
     level = config.condition_noise * torch.rand(config.batch, 1, 1, 1, 1, generator=generator) ** 2
 
     def degrade(latents: Tensor) -> Tensor:
         return latents + level * torch.randn(latents.shape, generator=generator)
 
-    first = degrade(seen.first[rows].float())
+    first = degrade(first)
     history = None if history is None else degrade(history)
     noise = starting_noise(torch.randn(x0.shape, generator=generator), history)
     image = first_frame_states(torch.cat([first, x0[:, :, 1:]], dim=2), data.zero)
@@ -147,7 +167,10 @@ def batch_loss(
         history_states=history,
         return_dict=False,
     )
-    error = velocity_error(velocity, velocity_target(x0, noise))
+    weights = torch.stack([data.weights[min(frame, 1)] for frame in range(x0.shape[2])], dim=1).view(
+        1, -1, x0.shape[2], 1, 1
+    )
+    error = velocity_error(weights.sqrt() * velocity, weights.sqrt() * velocity_target(x0, noise))
     return (weight(sigma, "floor") * error).mean(), modality
 
 

@@ -33,7 +33,7 @@ from longvie.training.film import HELD_OUT, Span, windows
 from longvie.training.latents import World, clips, encode_scene, encode_scenes, fit_linear
 from longvie.training.optimizer import Optimizers, rate_at
 from longvie.training.rollouts import make_segments, roll_out
-from longvie.training.step import Latents, OwnFrames, StepConfig, TinyModel, batch_loss, update_average
+from longvie.training.step import Latents, OwnFrames, StepConfig, TinyModel, batch_loss, subset, update_average
 from longvie.training.text import MAX_TOKENS, tiny_text_encoder, tokenize, train_tokenizer
 from longvie.training.vae import train_refiner
 
@@ -54,6 +54,10 @@ class TinyRecipe:
         prepared: folder of `longvie prepare` with a film to learn from beside the scenes; None: scenes alone.
         film_share: of the steps that see the film.
         held_out: seconds of the film that are not trained on.
+        own_frames_from: the step from which the model also learns from frames that it made itself.
+        own_frames_every: steps after which those are made anew, by the weights as they are then.
+        num_rollouts: videos that are made each time; for the refiner, as many once.
+        border_smoothing: the decoder's, see `BlockVAE`.
     """
 
     seed: int = 0
@@ -62,16 +66,18 @@ class TinyRecipe:
     world: World = field(default_factory=World)
     z_dim: int = 48
     num_fit_scenes: int = 40
-    num_scenes: int = 1000
-    num_steps: int = 1600
-    own_frames_from: int = 600  # the step from which the model also learns from frames it made then
-    num_rollouts: int = 64  # videos made for that, and segments of as many for the refiner
+    num_scenes: int = 1536
+    num_steps: int = 10_000
+    own_frames_from: int = 2500
+    own_frames_every: int = 400
+    num_rollouts: int = 40
     num_inference_steps: int = 1
-    num_refiner_steps: int = 800
+    num_refiner_steps: int = 600
+    border_smoothing: float = 0.2
     prepared: str | None = None
-    film_share: float = 0.65
+    film_share: float = 0.35
     held_out: tuple[Span, ...] = HELD_OUT
-    step: StepConfig = field(default_factory=StepConfig)
+    step: StepConfig = field(default_factory=lambda: StepConfig(history=0.3, own_frames=0.5))
 
     @property
     def film_world(self) -> World:
@@ -177,7 +183,10 @@ def dataset(
     grey = torch.zeros(1, 3, 5, 8, 8)
     zero = vae.encode(grey).latent_dist.mode()[0, :, 1, 0, 0].detach()
     empty = (empty_ids[0], empty_mask[0])
-    return Latents(**latents, ids=ids, mask=mask, empty=empty, zero=zero, num_segments=num_segments)
+    weights = torch.stack([part.scale.detach() / part.scale.detach().mean() for part in (vae.first, vae.rest)])
+    return Latents(
+        **latents, ids=ids, mask=mask, empty=empty, zero=zero, weights=weights.float(), num_segments=num_segments
+    )
 
 
 def new_model(recipe: TinyRecipe, vocabulary: int) -> TinyModel:
@@ -193,15 +202,20 @@ def new_model(recipe: TinyRecipe, vocabulary: int) -> TinyModel:
     return model
 
 
-def own_frames(path: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents) -> OwnFrames:
-    """First frames and histories from rollouts of the averaged model; made once, when their step is reached.
+def own_frames(
+    path: Path, recipe: TinyRecipe, average: TinyModel, vae: BlockVAE, data: Latents, step: int
+) -> OwnFrames:
+    """First frames and histories from rollouts of the averaged model, of videos drawn from the step; made once.
 
     As many segments as `num_rollouts` scenes have.
     """
     if not path.exists():
-        videos = min(recipe.num_rollouts * recipe.world.num_segments, len(data.video)) // data.num_segments
-        _, own = roll_out(average, vae, data, videos, recipe.num_inference_steps, recipe.seed)
-        save_file({"first": own.first, "history": own.history}, path.with_suffix(".partial"))
+        count = len(data.video) // data.num_segments
+        wanted = min(recipe.num_rollouts * recipe.world.num_segments // data.num_segments, count)
+        generator = torch.Generator().manual_seed(recipe.seed * 3_000_017 + step)
+        chosen, rows = subset(data, torch.randperm(count, generator=generator)[:wanted].tolist())
+        _, own = roll_out(average, vae, chosen, wanted, recipe.num_inference_steps, recipe.seed + step)
+        save_file({"first": own.first, "history": own.history, "rows": rows}, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
     return OwnFrames(**load_file(path))
 
@@ -222,9 +236,10 @@ def transformer_stage(
     started = time.time()
     own: dict[str, OwnFrames] = {}
     for step in range(first, recipe.num_steps):
-        if not own and step >= recipe.own_frames_from:
+        made = (step - recipe.own_frames_from) // recipe.own_frames_every
+        if made >= 0 and (not own or step == recipe.own_frames_from + made * recipe.own_frames_every):
             for name, data in worlds.items():
-                own[name] = own_frames(out / f"own_{name}.safetensors", recipe, average, vae, data)
+                own[name] = own_frames(out / f"own_{name}_{made:03d}.safetensors", recipe, average, vae, data, made)
         world = world_at(step, recipe, list(worlds))
         loss, modality = batch_loss(model, worlds[world], recipe.step, recipe.seed, step, own.get(world))
         if not torch.isfinite(loss):
@@ -286,17 +301,20 @@ def refiner_stage(
         path, world = out / "made.safetensors", recipe.world
         segments = recipe.num_rollouts * world.num_segments
         if not path.exists():
-            made = []
+            forced, rolled = [], []
             for data in worlds.values():
-                videos = min(segments, len(data.video)) // data.num_segments
-                made.append(make_segments(average, data, videos, recipe.num_inference_steps, recipe.seed))
-            save_file({"made": torch.cat(made)}, path.with_suffix(".partial"))
+                how = (min(segments, len(data.video)) // data.num_segments, recipe.num_inference_steps, recipe.seed)
+                forced.append(make_segments(average, data, *how))
+                rolled.append(roll_out(average, vae, data, *how)[0])
+            save_file({"made": torch.cat(forced + rolled)}, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
         video, _, _ = clips([world.scene(seed) for seed in TRAIN_SEEDS[: recipe.num_rollouts]], world)
         if recipe.prepared is not None:
             film = windows(Path(recipe.prepared), recipe.film_world, recipe.held_out)
             first = list(itertools.islice(film, segments // FILM_SEGMENTS))
             video = torch.cat([video, clips(first, recipe.film_world)[0]])
+        video = torch.cat([video, video])  # made from the true frames before, and from the model's own
+        vae.register_to_config(border_smoothing=recipe.border_smoothing)
         for step, loss in train_refiner(vae, video, load_file(path)["made"], recipe.num_refiner_steps, recipe.seed):
             if (step + 1) % LOG_EVERY == 0:
                 _log(out, {"refiner_step": step + 1, "loss": loss})

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from longvie.models.block_vae import BlockVAE
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
 WARMUP = 30
 SPACE_WEIGHT = 1.0  # on differences between neighbouring pixels: no borders between blocks
 TIME_WEIGHT = 10.0  # on differences between frames: no rhythm of four frames, which square error alone hardly sees
+BORDER_WEIGHT = 60.0  # on those across borders between latents, where each has an error of its own
 TRUE_SHARE = 0.25  # of the segments have the truth's own latents
 
 
@@ -44,8 +45,11 @@ def refiner_loss(
 ) -> Float[Tensor, ""]:
     """Square error of decoded pixels and of their differences along time, height and width."""
     difference = vae.unclamped(latents) - pixels
-    time, height, width = (difference.diff(dim=dim).square().mean() for dim in (2, 3, 4))
-    return difference.square().mean() + TIME_WEIGHT * time + SPACE_WEIGHT * (height + width)
+    jumps = difference.diff(dim=2).square().mean(dim=(0, 1, 3, 4))
+    weights = torch.full_like(jumps, TIME_WEIGHT)
+    weights[:: vae.config["scale_factor_temporal"]] = BORDER_WEIGHT
+    height, width = (difference.diff(dim=dim).square().mean() for dim in (3, 4))
+    return difference.square().mean() + (weights * jumps).mean() + SPACE_WEIGHT * (height + width)
 
 
 def train_refiner(

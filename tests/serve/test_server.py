@@ -120,7 +120,8 @@ def test_the_official_client_makes_lists_loads_and_deletes(server: Server, input
     content = client.videos.download_content(video.id).read()
     assert content[4:8] == b"ftyp"
     assert client.videos.download_content(video.id, variant="thumbnail").read()[8:12] == b"WEBP"
-    longer = client.videos.extend(prompt="night", seconds="4", video={"id": video.id})
+    longer = client.videos.extend(prompt="night", seconds="4", video=("own.mp4", content))
+    assert longer.to_dict()["extends"] == video.id, "what was downloaded from here is known here"
     assert client.videos.poll(longer.id, poll_interval_ms=100).seconds == "8"
     uploaded = client.videos.extend(prompt="night", seconds="4", video=Path(inputs / "dense.mp4"))
     assert client.videos.poll(uploaded.id, poll_interval_ms=100).seconds == "7.25"

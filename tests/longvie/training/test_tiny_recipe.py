@@ -148,7 +148,7 @@ def test_two_worlds_train_one_model_and_each_has_frames_of_its_own(
     worlds = {"scenes": data, "film": data}
     tiny.transformer_stage(tmp_path, recipe, worlds, vae, int(data.ids.max()) + 1)
     for name in worlds:
-        assert len(load_file(tmp_path / f"own_{name}.safetensors")["first"]) == 2 * WORLD.num_segments
+        assert len(load_file(tmp_path / f"own_{name}_000.safetensors")["first"]) == 2 * WORLD.num_segments
 
 
 def test_prompts_become_words_and_an_end() -> None:
