@@ -26,10 +26,10 @@ FRAMES = 121  # sixteen segments: time enough to be killed in
 
 
 class Server:
-    """A server over one home; it may be started again."""
+    """A server over one home; it may be started again. Of the flags given, the last of a name holds."""
 
-    def __init__(self, home: Path, model: Path) -> None:
-        self.home, self.model = home, model
+    def __init__(self, home: Path, model: Path, *flags: str) -> None:
+        self.home, self.model, self.flags = home, model, flags
         self.store = JobStore(f"sqlite:///{home}/jobs.sqlite")
         self.start()
 
@@ -38,7 +38,7 @@ class Server:
         self.log = self.home / f"log{time.monotonic_ns()}"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", "0", "--lease-seconds", "2", "--gpus", "0"],
+                [*command, "--port", "0", "--lease-seconds", "2", "--gpus", "0", *self.flags],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
