@@ -22,7 +22,7 @@ from pipelines.storage import Storage
 
 MINI_SCENES = 24
 # Seconds of the film that the embedded model has not seen (longvie/tiny/README.md), and what is taken of them
-FILM_SPANS, FILM_SHOTS, FILM_MIN_SEGMENTS = ((100.0, 120.0), (340.0, 390.0)), 6, 2
+FILM_SPANS, FILM_SHOTS, FILM_MIN_SEGMENTS = ((100.0, 120.0), (340.0, 365.0), (365.0, 390.0)), 6, 2
 FILM_PROMPT = "a video"
 # LongVGenBench (METHOD section 5): how many videos of each category; at least a minute, at least 1080 lines
 CATEGORIES = {
