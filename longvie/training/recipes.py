@@ -145,6 +145,25 @@ class Recipe:
         return replace(self, stages=kept)
 
 
+DEGRADATIONS = {"feature": "features", "data": "data", "first-frame": "first_frame"}  # a field of `Conditions` each
+
+
+def degraded(recipe: Recipe, shares: Mapping[str, float]) -> Recipe:
+    """A recipe with other shares of degraded samples, in all stages: LongVie's ablation (P1 Table 3) leaves one out.
+
+    Raises:
+        ValueError: there is no such degradation, or a share is no probability.
+    """
+    for name, share in shares.items():
+        if name not in DEGRADATIONS:
+            raise ValueError(f"{name} is no degradation; give one of {', '.join(DEGRADATIONS)}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; give a share of the samples, 0 to 1")
+    fields = {DEGRADATIONS[name]: share for name, share in shares.items()}
+    stages = tuple(replace(stage, conditions=replace(stage.conditions, **fields)) for stage in recipe.stages)
+    return replace(recipe, stages=stages)
+
+
 def learning_names(names: Iterable[str], trained: Trained, lora: bool = False) -> set[str]:
     """Which of a transformer's parameters learn in a stage; of one with LoRA layers, those alone."""
     if lora:

@@ -20,6 +20,10 @@ def train(
     steps: Annotated[
         list[str] | None, typer.Option(help="STAGE=N: other numbers of steps; 0 leaves a stage out.")
     ] = None,
+    degrade: Annotated[
+        list[str] | None,
+        typer.Option(help="feature=P, data=P or first-frame=P: another share of degraded samples; 0: none."),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a step, over all workers.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate of the first stage; the others follow.")] = None,
     lora: Annotated[int | None, typer.Option(help="Train a LoRA of this rank instead.", metavar="RANK")] = None,
@@ -59,6 +63,7 @@ def train(
         model=model,
         fresh=fresh,
         steps=tuple(_stage_steps(text) for text in steps or ()),
+        degrade=tuple(_share(text) for text in degrade or ()),
         batch=batch,
         rate=rate,
         lora=lora,
@@ -90,3 +95,13 @@ def _stage_steps(text: str) -> tuple[str, int]:
     if not separator or not count.isdigit():
         raise UserError(f"--steps {text}: give STAGE=N, as in control=2000")
     return stage, int(count)
+
+
+def _share(text: str) -> tuple[str, float]:
+    from pipelines.errors import UserError
+
+    name, _, share = text.partition("=")
+    try:
+        return name, float(share)
+    except ValueError as error:
+        raise UserError(f"--degrade {text}: give NAME=SHARE, as in feature=0.15") from error

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longvie.config import MAX_SEED
-from longvie.training.recipes import RECIPES, Recipe
+from longvie.training.recipes import RECIPES, Recipe, degraded
 from pipelines.errors import UserError
 from pipelines.hashes import fingerprint
 
@@ -22,6 +22,7 @@ class TrainOptions:
         model: the pipeline to begin with, in diffusers layout, whose encoders made the data; None: the embedded one.
         fresh: begin with random weights of the recipe's own size; only the other parts are the model's.
         steps: for some stages, other numbers of steps than the recipe's.
+        degrade: for some degradations, other shares of the samples than the recipe's.
         batch, rate: other than the recipe's; the rate is of the first stage, and the others' follow.
         lora: rank of a LoRA that learns instead of the recipe's parameters.
         workers: 0: this process, without Ray.
@@ -35,6 +36,7 @@ class TrainOptions:
     model: str | None = None
     fresh: bool = False
     steps: tuple[tuple[str, int], ...] = ()
+    degrade: tuple[tuple[str, float], ...] = ()
     batch: int | None = None
     rate: float | None = None
     lora: int | None = None
@@ -89,6 +91,10 @@ class TrainOptions:
             recipe = recipe.shortened(dict(self.steps))
         except ValueError as error:
             raise UserError(f"--steps: {error}") from error
+        try:
+            recipe = degraded(recipe, dict(self.degrade))
+        except ValueError as error:
+            raise UserError(f"--degrade: {error}") from error
         if self.rate is not None:
             ratio = self.rate / recipe.stages[0].rate
             stages = tuple(replace(stage, rate=stage.rate * ratio) for stage in recipe.stages)

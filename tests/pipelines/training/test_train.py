@@ -23,7 +23,7 @@ from pipelines.cli import main
 from pipelines.errors import UserError
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.errors import TrainError
-from pipelines.training.options import TrainOptions
+from pipelines.training.options import TrainOptions, decisive
 from pipelines.training.train import train
 from tests.encoded import write_encoded
 from tests.pipelines.helpers import Log
@@ -291,3 +291,16 @@ def test_a_dry_run_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--recipe", "tiny"])
     assert ended.value.code == 2
     assert "--data and --out" in capsys.readouterr().err
+
+
+def test_degradations_take_the_share_they_are_given(options: dict[str, Any]) -> None:
+    plain = TrainOptions(**options)
+    changed = TrainOptions(**options, degrade=(("feature", 0.5), ("first-frame", 0.0)))
+    for stage in changed.chosen.stages:
+        assert (stage.conditions.features, stage.conditions.first_frame) == (0.5, 0.0)
+    assert [s.conditions.data for s in changed.chosen.stages] == [s.conditions.data for s in plain.chosen.stages]
+    keys = [decisive(one, "data", "model")["key"] for one in (plain, changed)]
+    assert keys[0] != keys[1], "a checkpoint of the one is not gone on from by the other"
+    for wrong, message in (((("colour", 0.1),), "no degradation"), ((("data", 1.5),), "0 to 1")):
+        with pytest.raises(UserError, match=message):
+            TrainOptions(**options, degrade=wrong)
