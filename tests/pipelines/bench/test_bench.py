@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
 
 from longvie.controls.tracks import Tracks
 from longvie.media import Video, write_video
@@ -160,3 +162,21 @@ def test_a_manifest_that_cannot_be(line: dict[str, str], message: str, tmp_path:
     with pytest.raises(UserError, match=message):
         read_longvgenbench(longvgenbench(tmp_path, [line]))
     assert chosen((), ()) == ABLATIONS
+
+
+def test_the_report_draws_on_a_phone(benched: tuple[Path, dict[str, Any]]) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser is here; Debian: apt install chromium")
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"file://{benched[0] / 'report.html'}")
+        assert page.locator(".ablation tbody tr").count() == 2 + 4 + 2, "the full method, and each row"
+        assert page.locator("#missing li").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        browser.close()
+    assert complaints == []
