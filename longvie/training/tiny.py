@@ -73,7 +73,7 @@ class TinyRecipe:
     num_rollouts: int = 40
     num_inference_steps: int = 1
     num_refiner_steps: int = 600
-    border_smoothing: float = 0.2
+    border_smoothing: float = 0.24
     prepared: str | None = None
     film_share: float = 0.35
     held_out: tuple[Span, ...] = HELD_OUT

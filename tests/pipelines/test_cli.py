@@ -132,7 +132,7 @@ def test_mistakes_in_a_manifest(
         (["--height", "33"], "height is 33; this model makes multiples of 16: take 32 or 48"),
         (["--width", "0"], "width is 0; give 1..8192 pixels"),
         (["--fit", "squash"], "fit is 'squash'; choose one of crop, pad, stretch"),
-        (["--noise", "mixed"], "noise is 'mixed'; choose one of unified, fresh"),
+        (["--noise", "mixed"], "noise is 'mixed'; choose unified, fresh or mix:ALPHA"),
         (["--log-format", "xml"], "--log-format is xml; choose text or json"),
         (["--steps", "many"], "Invalid value for '--num-inference-steps' / '--steps'"),
         (["--no-such-flag"], "No such option: --no-such-flag"),
