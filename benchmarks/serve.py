@@ -17,6 +17,7 @@ import argparse
 import http.client
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path[0] = str(Path(__file__).parents[1])  # or `serve` would be this file, not the package
 
 import psutil
 import ray
