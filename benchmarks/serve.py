@@ -1,4 +1,4 @@
-"""What serving costs beside making videos: `python benchmarks/serve.py [--jobs N] [--held N] [--seconds S]`.
+"""What serving costs: `python benchmarks/serve.py [--jobs N] [--held N] [--seconds S] [--only rates]`.
 
 Everything is relative to something measured in the same run, on the embedded model:
 
@@ -168,10 +168,54 @@ def drain(port: int) -> int:
         count += len(listed)
 
 
+def watch(ask: Http, port: int, image: bytes, store: JobStore, options: Any) -> None:
+    """First playable bytes, GET beside an engine at work, and the engine's memory."""
+    for steps in ("1", "40"):
+        firsts = []
+        for _ in range(3):
+            started = time.perf_counter()
+            video_id = create(ask, image, seconds="4", steps=steps)
+            while ask("GET", f"/v1/videos/{video_id}/hls/00000.m4s")[0] != 200:
+                time.sleep(0.01)
+            first = time.perf_counter() - started
+            wait(ask, video_id)
+            firsts.append((first, store.segments(video_id)[0][1]))
+        first, made = min(firsts)
+        print(json.dumps({"steps": int(steps), "first_bytes_seconds": round(first, 3),
+                          "first_segment_seconds": round(made, 3), "ratio": round(first / made, 3)}))  # fmt: skip
+
+    get = lambda ask: ask("GET", f"/v1/videos/{video_id}")[0]  # noqa: E731
+    _, idle = rate(port, options.seconds, get)
+    busy_id = create(ask, image, seconds="600")
+    time.sleep(2)
+    _, busy = rate(port, options.seconds, get)
+    ask("POST", f"/v1/videos/{busy_id}/cancel")
+    wait(ask, busy_id)
+    print(json.dumps({"get_p99_idle_ms": round(1e3 * p99(idle), 1), "busy_ms": round(1e3 * p99(busy), 1),
+                      "ratio": round(p99(busy) / p99(idle), 2)}))  # fmt: skip
+
+    memory = []
+    for k in range(options.jobs):
+        assert wait(ask, create(ask, image, seconds="1"))["status"] == "completed"
+        if k + 1 in (max(1, options.jobs // 4), options.jobs):
+            memory.append(engine_memory())
+    print(json.dumps({"jobs": options.jobs, "engine_bytes": memory, "ratio": round(memory[-1] / memory[0], 3)}))
+
+
+def hold(ask: Http, port: int, image: bytes, store: JobStore, held_jobs: int) -> None:
+    """So many jobs queued at once, then taken back."""
+    for _ in range(held_jobs):
+        create(ask, image, seconds="1")
+    held = store.counts()["queued"]
+    assert held == held_jobs, held
+    print(json.dumps({"held": held, "drained": drain(port), "left": sum(store.counts().values())}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--held", type=int, default=1000)
+    parser.add_argument("--only", choices=["rates"], help="requests a second alone")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement of a rate")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, cluster.cluster():
@@ -191,44 +235,12 @@ def main() -> None:
         ask = Http(port)
         print(f"{psutil.cpu_count()} CPUs, load {psutil.getloadavg()[0]:.1f}, ray {ray.__version__}")
 
-        for steps in ("1", "40"):
-            firsts = []
-            for _ in range(3):
-                started = time.perf_counter()
-                video_id = create(ask, image, seconds="4", steps=steps)
-                while ask("GET", f"/v1/videos/{video_id}/hls/00000.m4s")[0] != 200:
-                    time.sleep(0.01)
-                first = time.perf_counter() - started
-                wait(ask, video_id)
-                firsts.append((first, store.segments(video_id)[0][1]))
-            first, made = min(firsts)
-            print(json.dumps({"steps": int(steps), "first_bytes_seconds": round(first, 3),
-                              "first_segment_seconds": round(made, 3), "ratio": round(first / made, 3)}))  # fmt: skip
-
-        get = lambda ask: ask("GET", f"/v1/videos/{video_id}")[0]  # noqa: E731
-        _, idle = rate(port, options.seconds, get)
-        busy_id = create(ask, image, seconds="600")
-        time.sleep(2)
-        _, busy = rate(port, options.seconds, get)
-        ask("POST", f"/v1/videos/{busy_id}/cancel")
-        wait(ask, busy_id)
-        print(json.dumps({"get_p99_idle_ms": round(1e3 * p99(idle), 1), "busy_ms": round(1e3 * p99(busy), 1),
-                          "ratio": round(p99(busy) / p99(idle), 2)}))  # fmt: skip
-
-        memory = []
-        for k in range(options.jobs):
-            assert wait(ask, create(ask, image, seconds="1"))["status"] == "completed"
-            if k + 1 in (max(1, options.jobs // 4), options.jobs):
-                memory.append(engine_memory())
-        print(json.dumps({"jobs": options.jobs, "engine_bytes": memory, "ratio": round(memory[-1] / memory[0], 3)}))
-
+        if options.only is None:
+            watch(ask, port, image, store, options)
         print(json.dumps(control_plane(port, image, options.seconds, store)))
         drain(port)
-        for _ in range(options.held):
-            create(ask, image, seconds="1")
-        held = store.counts()["queued"]
-        assert held == options.held, held
-        print(json.dumps({"held": held, "drained": drain(port), "left": sum(store.counts().values())}))
+        if options.only is None:
+            hold(ask, port, image, store, options.held)
         ray_serve.shutdown()
 
 

@@ -65,11 +65,11 @@ class Rooms:
         return await run_in_threadpool(self.job, video_id, owner)
 
 
-def _owner(request: Request) -> Owner:
+async def _owner(request: Request) -> Owner:  # async: FastAPI sends others through a thread, at every request
     return request.scope["state"]["owner"]
 
 
-def _rooms(request: Request) -> Rooms:
+async def _rooms(request: Request) -> Rooms:
     return request.app.state.rooms
 
 
