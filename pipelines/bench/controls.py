@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +37,7 @@ def write_manifest(reference: Reference, controls: Controls, storage: Storage, r
         if controls in ("dense", "none"):
             sparse = ()
         if controls == "shuffled":
-            other = rows[_other(reference.videos, at).video_id]
-            dense, sparse = other.dense, other.sparse
+            dense, sparse = others(reference, at)
         if controls == "blurred":
             dense = _made(storage, "blurred", video, reference, report)
         if controls == "masked":
@@ -50,16 +48,26 @@ def write_manifest(reference: Reference, controls: Controls, storage: Storage, r
     return f"{storage.uri}/{name}"
 
 
-def _other(videos: Sequence[ReferenceVideo], at: int) -> ReferenceVideo:
-    """The next video that is at least as long, around the circle."""
-    for step in range(1, len(videos)):
-        other = videos[(at + step) % len(videos)]
-        if other.num_frames >= videos[at].num_frames:
-            return other
-    raise UserError(
-        f"{videos[at].video_id} is the longest video, so no other's controls reach to its end; "
-        "leave the controls ablation out with --only, or add a video"
-    )
+def others(reference: Reference, at: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Dense and sparse controls of the next video that is at least as long, around the circle.
+
+    Of the longest video, those of the longest other, whose whole segments begin again when they end.
+    """
+    videos, wanted = reference.videos, reference.videos[at]
+    others = [videos[(at + step) % len(videos)] for step in range(1, len(videos))]
+    for other in others:
+        if other.num_frames >= wanted.num_frames:
+            return other.dense, other.sparse
+    longest = max(others, key=lambda video: video.num_frames, default=wanted)
+    whole = (longest.num_frames - 1) // (reference.settings["segment_length"] - 1)
+    if longest is wanted or not whole:
+        raise UserError(
+            f"{wanted.video_id} has no other video whose controls it could be given; leave the controls ablation out "
+            "with --only, or add a video"
+        )
+    count = len(wanted.dense)
+    turns = -(-count // whole)
+    return (longest.dense[:whole] * turns)[:count], (longest.sparse[:whole] * turns)[:count]
 
 
 def _made(

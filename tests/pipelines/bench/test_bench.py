@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from longvie.controls.tracks import Tracks
 from longvie.media import Video, write_video
 from pipelines.bench.ablations import ABLATIONS, FULL, MASKED, chosen, rows_of
 from pipelines.bench.bench import bench
-from pipelines.bench.controls import blurred, masked
+from pipelines.bench.controls import blurred, masked, others
 from pipelines.bench.options import BenchOptions
 from pipelines.bench.verdicts import judge
 from pipelines.bench.videos import CATEGORIES, read_longvgenbench, unfit
 from pipelines.errors import UserError
+from pipelines.evaluation.folders import Reference, ReferenceVideo
 from tests.pipelines.helpers import Log
 
 MINI = "longvgenbench-mini"
@@ -81,6 +83,28 @@ def test_a_blur_is_a_mean_and_a_mask_takes_a_fifth(benched: tuple[Path, dict[str
     whole, part = Tracks.load(tracks), masked(str(tracks), 0)
     assert part.points.shape[1] == round((1 - MASKED) * whole.points.shape[1])
     assert {tuple(point) for point in part.points[0]} < {tuple(point) for point in whole.points[0]}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "at", "expected"),
+    [([33, 49, 33], 0, "1/0 1/1 1/2"), ([33, 49, 40], 1, "2/0 2/1 2/0"), ([33, 33], 1, "0/0 0/1")],
+)
+def test_shuffled_controls_are_another_videos(lengths: list[int], at: int, expected: str) -> None:
+    videos = []
+    for number, length in enumerate(lengths):
+        count = -(-(length - 1) // 16)
+        names = tuple(f"{number}/{k}" for k in range(count))
+        videos.append(
+            ReferenceVideo(
+                video_id=str(number), source="", sha256="", source_start=0, num_frames=length, dense=names,
+                sparse=names, tracks=(None,) * count, ranges=(None,) * count, polarity=None, prompts=(None,) * count,
+            )
+        )  # fmt: skip
+    reference = Reference(uri="", settings={"segment_length": 17}, videos=tuple(videos))
+    dense, sparse = others(reference, at)
+    assert " ".join(dense) == " ".join(sparse) == expected
+    with pytest.raises(UserError, match="no other video"):
+        others(replace(reference, videos=(videos[at],)), 0)
 
 
 def test_rows_are_run_once_and_named_once() -> None:
