@@ -73,6 +73,14 @@ class BlockVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         pixels = self.unclamped(z).clamp(-1, 1)
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
 
+    def latent_weights(self) -> Float[Tensor, "2 z"]:
+        """How much an error in each number of a latent shows in pixels, in frame 0 and in later ones; mean 1 each.
+
+        It is the linear map's scale. Errors weighted so are between those of latents and those of pixels: details that
+        hardly show do not count as much as colours.
+        """
+        return torch.stack([part.scale.detach() / part.scale.detach().mean() for part in (self.first, self.rest)])
+
     def unclamped(self, z: Float[Tensor, "b z f h w"]) -> Float[Tensor, "b 3 t h w"]:
         """The inverse of the linear map, block by block, and the refiner's correction."""
         latents = rearrange(z, "b z f h w -> b f h w z")

@@ -21,11 +21,13 @@ from longvie.training.degradation import (
     feature_scale,
     round_trips,
 )
-from longvie.training.encoded import EncodedDataset, Sample
+from longvie.training.encoded import Sample
 from longvie.training.loss import starting_noise
+from longvie.training.mixture import EncodedMixture
 from longvie.training.order import generator_for
 from longvie.training.recipes import MODALITIES, Recipe
-from longvie.types import Image, VideoAutoencoder
+from longvie.training.rollouts import handed_on
+from longvie.types import Frames, Image, VideoAutoencoder
 
 Row = Float[Tensor, "1 z f h w"]
 
@@ -56,8 +58,24 @@ class Draw:
     generator: torch.Generator
 
 
-def draw(recipe: Recipe, seed: int, step: int, place: int, sample: Sample) -> Draw:
-    """The draw for the sample at a place of a step's batch."""
+def draws_own(recipe: Recipe, seed: int, step: int, place: int) -> float | None:
+    """Whether the sample at a place of a step's batch is one that begins with the model's own frames.
+
+    Returns a number in [0, 1) that says which of them, or None.
+    """
+    given = recipe.stage_at(step)[0].conditions
+    wanted = torch.rand((), generator=generator_for(seed, step, 0 if given.per_step else place, 1))
+    which = torch.rand((), generator=generator_for(seed, step, place, 2))
+    return float(which) if wanted < given.own else None
+
+
+def draw(recipe: Recipe, seed: int, step: int, place: int, sample: Sample, begins_own: bool = False) -> Draw:
+    """The draw for the sample at a place of a step's batch.
+
+    Args:
+        begins_own: whether it begins with the model's own frames: then it has a history, and nothing else degrades its first
+            frame but noise.
+    """
     stage, within = recipe.stage_at(step)
     given = stage.conditions
     own = generator_for(seed, step, place)
@@ -65,11 +83,11 @@ def draw(recipe: Recipe, seed: int, step: int, place: int, sample: Sample) -> Dr
     modality = MODALITIES[int(torch.multinomial(torch.tensor(given.modalities), 1, generator=shared))]
     wants_history, which = torch.rand(2, generator=shared).tolist()
     choices = sorted(sample.history)
-    history = choices[int(which * len(choices))] if choices and wants_history < given.history else 0
+    history = choices[int(which * len(choices))] if choices and (begins_own or wants_history < given.history) else 0
     chances = torch.rand(5, generator=own).tolist()
     late = within >= given.degrade_from * stage.num_steps
     first: Literal["clean", "round trips", "renoise"] = "clean"
-    if chances[0] < given.first_frame:
+    if chances[0] < given.first_frame and not begins_own:
         first = "round trips" if chances[1] < ROUND_TRIP_SHARE else "renoise"
     return Draw(
         modality=_present(modality, sample),
@@ -121,15 +139,21 @@ class ConditionBuilder:
         vae: of the model whose encoders made the data; None where no stage degrades pixels.
     """
 
-    def __init__(self, data: EncodedDataset, vae: VideoAutoencoder | None, device: torch.device) -> None:
+    def __init__(self, data: EncodedMixture, vae: VideoAutoencoder | None, device: torch.device) -> None:
         self._data, self._vae, self._device = data, vae, device
         self._empty_text = data.empty.text
 
-    def build(self, sample: Sample, draw: Draw) -> Inputs:
-        """Inputs with everything but a renoised first frame, which needs the model; see `with_first_frame`."""
+    def build(self, sample: Sample, draw: Draw, own: Frames | None = None) -> Inputs:
+        """Inputs with everything but a renoised first frame, which needs the model.
+
+        Args:
+            own: frames (k, h, w, 3) that the model made of the segment before, in place of the true ones.
+        """
         x0, image = self._row(sample.video), self._row(sample.image)
         noise = torch.randn(x0.shape, generator=draw.generator).to(self._device)
         history = self._row(sample.history[draw.history]) if draw.history else None
+        if own is not None:
+            image, history = handed_on(self.vae, own, draw.history, self._data.meta.segment_length, self._device)
         degraded = None
         if draw.first == "round trips":
             image, degraded = self.encode_first(round_trips(_frame(sample), draw.trips, self._round_trip))

@@ -1,90 +1,64 @@
-"""Windows of a prepared film as the tiny model sees scenes: frames, dense control, tracks drawn anew, and a prompt.
+"""A film as the embedded model learns from it: `python -m longvie.training.film FILM --out DIR`.
 
-It reads what `longvie prepare` wrote (tables, dense controls, the source itself). Every window lies within one shot;
-windows overlap, and each is taken mirrored, too. Tracks are followed and drawn for each window and its mirror image,
-since the colours of points say where they are.
+What is held out is cut away; each part that is left is written at the model's size and rate, and mirrored, without loss.
+`longvie prepare` takes the folder: it finds the shots, and depth and tracks of the mirrored ones are their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet
-import torch
 from numpy import ndarray
 
-from longvie.controls.render import default_grid
-from longvie.controls.tracks import load_point_tracker
-from longvie.media import Video, resampled
-from longvie.segments import plan_segments
-from longvie.training.data import SceneControls
-from longvie.training.latents import World
-
-STRIDE = 8  # frames from one window to the next
-# Seconds of Big Buck Bunny that are never trained on: around the demo's excerpt, and one more stretch.
-HELD_OUT = ((340.0, 390.0), (100.0, 120.0))
+from longvie.media import CONTROL, Video, num_resampled, resampled, write_video
+from longvie.training.tiny import FPS, HEIGHT, WIDTH
 
 Span = tuple[float, float]
+# Seconds of Big Buck Bunny that are never trained on: around the demo's excerpt, and one more stretch.
+HELD_OUT: tuple[Span, ...] = ((100.0, 120.0), (340.0, 390.0))
 
 
-def windows(
-    prepared: Path, world: World, held_out: Sequence[Span] = HELD_OUT, stride: int = STRIDE, only: Span | None = None
-) -> Iterator[SceneControls]:
-    """All windows of `world.num_frames` frames, in the order of shots, each followed by its mirror image.
-
-    Args:
-        prepared: a folder of `longvie prepare`, with the world's size and segment length.
-        held_out: seconds of the sources that no window touches.
-        only: windows within these seconds alone, and not mirrored: for validation on what was held out.
-    """
-    videos = pyarrow.parquet.read_table(prepared / "videos.parquet").to_pylist()
-    segments = pyarrow.parquet.read_table(prepared / "segments.parquet").to_pylist()
-    for video in videos:
-        if not video["whole"] or video["stop"] - video["start"] < world.num_frames:
-            continue
-        if (video["height"], video["width"]) != (world.height, world.width):
-            size = f"{world.width}x{world.height}"
-            raise ValueError(f"{prepared} is {video['width']}x{video['height']}; prepare it with --size {size}")
-        own = [segment for segment in segments if segment["video_id"] == video["video_id"]]
-        shot = {"fps": video["fps"], "height": world.height, "width": world.width}
-        frames = np.concatenate(list(resampled(video["source"], **shot, start=video["start"], stop=video["stop"])))
-        dense = _dense(prepared, own)
-        for first in range(0, len(frames) - world.num_frames + 1, stride):
-            begin = (video["start"] + first) / video["fps"]
-            end = begin + world.num_frames / video["fps"]
-            if any(begin < high and low < end for low, high in held_out):
-                continue
-            if only is not None and not (only[0] <= begin and end <= only[1]):
-                continue
-            part = slice(first, first + world.num_frames)
-            yield _window(frames[part], dense[part], own[0]["prompt"], world)
-            if only is None:
-                yield _window(frames[part, :, ::-1].copy(), dense[part, :, ::-1].copy(), own[0]["prompt"], world)
+def kept_spans(num_frames: int, fps: float, held_out: Sequence[Span]) -> list[tuple[int, int]]:
+    """Frames (start, stop) of what lies between the spans held out, in order; those are apart and rise."""
+    spans, start = [], 0
+    for low, high in held_out:
+        spans.append((start, min(num_frames, int(low * fps))))
+        start = int(np.ceil(high * fps))
+    return [(low, high) for low, high in [*spans, (start, num_frames)] if low < high]
 
 
-def _dense(prepared: Path, segments: Sequence[Mapping[str, Any]]) -> ndarray:
-    """The dense control of a whole shot, its shared frames once, uint8 (t, h, w, 3)."""
-    parts = []
-    for segment in segments:
-        video = Video(prepared / segment["dense"])
-        frames = video.read(range(video.info.num_frames))
-        parts.append(frames if segment["segment"] == 0 else frames[1:])
-    return np.concatenate(parts)
+def write_parts(film: str | Path, out: Path, held_out: Sequence[Span] = HELD_OUT) -> list[Path]:
+    """Write `part-<k>.mp4` and `part-<k>-mirrored.mp4`; those that exist are left."""
+    out.mkdir(parents=True, exist_ok=True)
+    video = Video(film)
+    size = {"fps": FPS, "height": HEIGHT, "width": WIDTH}
+    made = []
+    for k, (start, stop) in enumerate(kept_spans(num_resampled(video.info, FPS), FPS, held_out)):
+        for name, flip in ((f"part-{k}.mp4", False), (f"part-{k}-mirrored.mp4", True)):
+            if not (out / name).exists():
+                partial = out / f".{name}.partial"
+                batches = resampled(video, **size, start=start, stop=stop)
+                write_video(partial, _mirrored(batches) if flip else batches, FPS, codec=CONTROL)
+                partial.replace(out / name)
+            made.append(out / name)
+    return made
 
 
-def _window(frames: ndarray, dense: ndarray, prompt: str, world: World) -> SceneControls:
-    tracker, grid = load_point_tracker(), default_grid(world.height, world.width)
-    sparse = []
-    for segment in plan_segments(len(frames), world.segment_length):
-        part = frames[segment.start : segment.start + segment.num_valid]
-        tracks = tracker(part, grid).with_depth(dense[segment.start, ..., 0])
-        sparse.append(torch.from_numpy(tracks.render(world.height, world.width)))
-    return SceneControls(
-        frames=torch.from_numpy(frames),
-        caption=prompt,
-        dense=torch.from_numpy(dense),
-        sparse_by_segment=tuple(sparse),
-    )
+def _mirrored(batches: Iterator[ndarray]) -> Iterator[ndarray]:
+    for batch in batches:
+        yield np.ascontiguousarray(batch[:, :, ::-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("film", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    write_parts(arguments.film, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

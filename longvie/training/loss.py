@@ -107,9 +107,21 @@ def starting_noise(noise: Latents, history: Latents | None) -> Latents:
     return start_latents(noise, history)
 
 
-def velocity_error(predicted: Latents, target: Latents, frame_weights: tuple[float, ...] = ()) -> Levels:
-    """Mean square error of the velocity, a sample; the first latent frames may count otherwise (`FRAME_WEIGHTS`)."""
+def velocity_error(
+    predicted: Latents,
+    target: Latents,
+    frame_weights: tuple[float, ...] = (),
+    latent_weights: Float[Tensor, "z f 1 1"] | None = None,
+) -> Levels:
+    """Mean square error of the velocity, a sample.
+
+    Args:
+        frame_weights: the first latent frames count otherwise (`FRAME_WEIGHTS`).
+        latent_weights: how much each number of a latent counts.
+    """
     error = (predicted - target).square()
+    if latent_weights is not None:
+        error = error * latent_weights
     if frame_weights:
         frames = error.new_ones(error.shape[2])
         frames[: len(frame_weights)] = error.new_tensor(frame_weights[: len(frames)])

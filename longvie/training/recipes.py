@@ -39,6 +39,7 @@ class Conditions:
         degrade_from: part of the stage after which features and data are degraded.
         first_frame: of first frames degraded: some by trips through the VAE, most by the model's own memory of it.
         renoise: largest sigma of that memory.
+        own: of samples (per_step: of steps) that begin with frames that the model itself has made, see `Rollouts`.
         per_step: whether modality and history are drawn once a step and not for every sample: one forward pass a step.
     """
 
@@ -51,7 +52,26 @@ class Conditions:
     degrade_from: float = DEGRADE_FROM
     first_frame: float = 0.0
     renoise: float = MAX_RENOISE_SIGMA
+    own: float = 0.0
     per_step: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Videos of the training set that the averaged weights make from their controls, for stages with `Conditions.own`.
+
+    First frames and histories then have the very mistakes that add up over a long video (ours; as Self-Forcing, arXiv
+    2506.08009, trains on a model's own past).
+
+    Args:
+        num_segments: made of each dataset, beside first ones; whole videos, drawn anew each time.
+        every: steps after which they are made anew, by the weights as they are then.
+        num_history_frames: handed on from segment to segment.
+    """
+
+    num_segments: int = 200
+    every: int = 400
+    num_history_frames: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +80,7 @@ class Stage:
 
     Args:
         rate: peak learning rate of AdamW.
+        decay: its last part, over which the rate falls to zero.
         trained: which parameters learn: the control's, those and the base's self-attention, or all.
     """
 
@@ -67,6 +88,7 @@ class Stage:
     num_steps: int
     rate: float
     trained: Trained = "control"
+    decay: float = 0.0
     conditions: Conditions = field(default_factory=Conditions)
 
 
@@ -79,7 +101,9 @@ class Recipe:
         config: of the transformer, for a dry run and for weights that start anew.
         first_frame_terms: whether the loss has LongVie 2's terms on latent frame 0.
         muon: peak rate of Muon for the blocks' matrices; None: AdamW for all.
-        warmup: steps over which a stage's rate rises; decay: its last part, over which it falls to zero.
+        warmup: steps over which a stage's rate rises.
+        pixel_errors: whether errors in latents count by how far they show in pixels, where the autoencoder says so
+            (`BlockVAE.latent_weights`).
         average: decay of the moving average of the weights.
         dtype: of weights and activations; norms and sums stay float32 as diffusers keeps them.
         sharded: whether several workers hold a part of the weights each (FSDP2), or all of them.
@@ -100,7 +124,8 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     warmup: int = 100
-    decay: float = 0.0
+    pixel_errors: bool = False
+    rollouts: Rollouts = field(default_factory=Rollouts)
     average: float = 0.9999
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
@@ -125,7 +150,7 @@ class Recipe:
         """The share of the peak rates at a step: a rise, a plateau, and a fall if there is any, in every stage."""
         stage, within = self.stage_at(step)
         rise = min(1.0, (within + 1) / max(1, min(self.warmup, stage.num_steps)))
-        fall = (stage.num_steps - within) / (self.decay * stage.num_steps) if self.decay else 1.0
+        fall = (stage.num_steps - within) / (stage.decay * stage.num_steps) if stage.decay else 1.0
         return min(rise, fall, 1.0)
 
     def shortened(self, steps: Mapping[str, int]) -> Recipe:
@@ -220,21 +245,23 @@ def wan2_1_i2v_1_3b() -> Recipe:
 def tiny() -> Recipe:
     """The embedded model, all of its transformer, in hours on two cores. Every number is ours, measured on it.
 
-    Sampling takes one step, so most noise levels are pure noise; Muon learns far faster than AdamW alone.
+    Sampling takes one step, so most noise levels are pure noise; Muon learns far faster than AdamW alone. First frames
+    are degraded by the model itself: it makes whole videos, and learns to go on from them.
     """
     conditions = Conditions(
-        modalities=(0.76, 0.08, 0.08, 0.08), history=0.5, condition_noise=0.25, features=0.0, data=0.0, per_step=True
+        modalities=(0.76, 0.08, 0.08, 0.08), history=0.3, condition_noise=0.25, features=0.0, data=0.0, per_step=True
     )
     return Recipe(
         name="tiny",
         stages=(
-            Stage(name="control", num_steps=3000, rate=2e-3, trained="all", conditions=conditions),
+            Stage(name="control", num_steps=2500, rate=2e-3, trained="all", conditions=conditions),
             Stage(
                 name="degradation",
-                num_steps=1500,
-                rate=1e-3,
+                num_steps=6500,
+                rate=2e-3,
                 trained="all",
-                conditions=replace(conditions, first_frame=0.4, renoise=1.0),
+                decay=0.7,
+                conditions=replace(conditions, own=0.5),
             ),
         ),
         batch=4,
@@ -250,7 +277,7 @@ def tiny() -> Recipe:
         betas=(0.9, 0.98),
         weight_decay=0.0,
         warmup=60,
-        decay=0.45,
+        pixel_errors=True,
         average=0.998,
         latents=(48, 5, 8, 12),
         max_text_tokens=24,

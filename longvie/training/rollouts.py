@@ -1,104 +1,157 @@
-"""What the model makes of the training set: its own first frames to learn from, and latents to refine.
+"""What the model makes of training videos, segment after segment: the frames that it will have to go on from.
 
-It follows the loop over segments as the pipeline does, many videos at once; it knows latents, no files.
+A rollout follows the loop of generation: each segment starts from the last frames of the one made before. It knows
+samples, a model and an autoencoder; no files.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
-from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from longvie.conditioning import first_frame_mask
-from longvie.models.block_vae import BlockVAE
-from longvie.sampling import shifted, start_latents, unified_noise, unshifted_sigmas
-from longvie.training.latents import NUM_HISTORY_FRAMES
-from longvie.training.step import Latents, OwnFrames, TinyModel, control_states, first_frame_states
-from longvie.training.text import encode_text
+from longvie import conditioning
+from longvie.models.transformer import LongVieTransformer3DModel
+from longvie.sampling import unified_noise
+from longvie.training.encoded import Sample
+from longvie.training.mixture import EncodedMixture
+from longvie.training.order import generator_for
+from longvie.training.samples import denoise
+from longvie.types import Frames, VideoAutoencoder
 
-SHIFT = 5.0  # released code
+BATCH = 8  # videos denoised together
+Chain = Sequence[int]  # samples of one video that follow one another, by their numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A segment that was made of a sample: its latents and its last frames, uint8."""
+
+    index: int
+    latents: Float[Tensor, "z f h w"]
+    frames: UInt8[Tensor, "k h w 3"]
+
+
+def draw_chains(places: Sequence[Mapping[str, Any]], count: int, seed: int, *place: int) -> list[list[int]]:
+    """Videos in an order drawn from the seed, until they have `count` segments that follow another.
+
+    Args:
+        places: of each sample its video_id and segment, in order; see `EncodedMixture.places`.
+
+    Returns:
+        Rows of `places`, a list a video: segment 0 and those that follow without a gap. The last video may be cut short,
+        so that there are just `count` rows beside segments 0; fewer if there are no more.
+    """
+    chains: list[list[int]] = []
+    for row, said in enumerate(places):
+        if said["segment"] == 0:
+            chains.append([row])
+        elif chains and (last := places[chains[-1][-1]])["video_id"] == said["video_id"]:
+            if last["segment"] + 1 == said["segment"]:
+                chains[-1].append(row)
+    chains = [chain for chain in chains if len(chain) > 1]
+    chosen = []
+    for number in torch.randperm(len(chains), generator=generator_for(seed, *place)).tolist():
+        if count == 0:
+            break
+        chosen.append(chains[number][: count + 1])
+        count -= len(chosen[-1]) - 1
+    return chosen
 
 
 @torch.no_grad()
 def roll_out(
-    model: TinyModel, vae: BlockVAE, data: Latents, num_videos: int, num_steps: int, seed: int, batch: int = 8
-) -> tuple[Float[Tensor, "n z f h w"], OwnFrames]:
-    """Make the first `num_videos` videos of the set from their controls, `batch` at a time; all float16.
+    model: LongVieTransformer3DModel,
+    vae: VideoAutoencoder,
+    data: EncodedMixture,
+    chains: Sequence[Chain],
+    *,
+    num_steps: int,
+    shift: float,
+    seed: int,
+    num_history_frames: int,
+    keep: int,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Made]:
+    """Make all segments of the chains, the first from its own sample's conditions, each other from what was made.
 
-    Returns the latents of their segments, and what each started from: the truth, then what the model had made.
+    Args:
+        seed: with a chain's first sample it decides the noise that its segments share.
+        num_history_frames: handed on, if the data has latents of as many; keep: last frames that are returned.
     """
-    parts = [
-        _roll_out(model, vae, data, torch.arange(start, min(start + batch, num_videos)), num_steps, seed)
-        for start in range(0, num_videos, batch)
-    ]
-    made, first, history = (torch.cat([part[name] for part in parts]) for name in ("made", "first", "history"))
-    return made, OwnFrames(first=first, history=history, rows=torch.arange(len(first)))
+    longest_first = sorted(chains, key=len, reverse=True)
+    for _, same in groupby(sorted(longest_first, key=lambda c: _form(data, c)), key=lambda c: _form(data, c)):
+        alike = list(same)
+        for start in range(0, len(alike), BATCH):
+            yield from _roll_out(
+                model, vae, data, alike[start : start + BATCH], num_steps, shift, seed, num_history_frames, keep, dtype
+            )
 
 
-@torch.no_grad()
-def make_segments(
-    model: TinyModel, data: Latents, num_videos: int, num_steps: int, seed: int, batch: int = 8
-) -> Float[Tensor, "n z f h w"]:
-    """Latents, float16, of all segments of the first `num_videos` videos, each made from the true frames before it."""
-    made, shape = [], (1, *data.video.shape[1:])
-    for index in range(data.num_segments):
-        for start in range(0, num_videos, batch):
-            rows = torch.arange(start, min(start + batch, num_videos)) * data.num_segments + index
-            noise = torch.cat([unified_noise(shape, seed + int(row)) for row in rows])
-            history = data.history[rows].float() if index else None
-            made.append(_sample(model, data, rows, noise, data.video[rows, :, :1].float(), history, num_steps).half())
-    return rearrange(torch.cat(made), "(s v) z f h w -> (v s) z f h w", v=num_videos)
+def _form(data: EncodedMixture, chain: Chain) -> tuple[bool, ...]:
+    """Chains of equal form are denoised together: the same controls, and all with a history at first or none."""
+    said = data.place(chain[0])
+    return (said["has_dense"], said["has_sparse"], said["segment"] > 0)
 
 
 def _roll_out(
-    model: TinyModel, vae: BlockVAE, data: Latents, videos: Tensor, num_steps: int, seed: int
-) -> dict[str, Tensor]:
-    rows = videos * data.num_segments
-    shape = (1, *data.video.shape[1:])
-    noise = torch.cat([unified_noise(shape, seed + int(video)) for video in videos])
-    first, history = data.video[rows, :, :1].float(), None
-    kept: dict[str, list[Tensor]] = {"made": [], "first": [], "history": []}
-    for _ in range(data.num_segments):
-        made = _sample(model, data, rows, noise, first, history, num_steps)
-        nothing = torch.zeros_like(data.history[rows])
-        for name, part in (("made", made), ("first", first), ("history", nothing if history is None else history)):
-            kept[name].append(part.half())
-        frames = (vae.decode(made).sample * 127.5 + 127.5).round() / 127.5 - 1
-        used = 1 + (NUM_HISTORY_FRAMES - 1) // 4 * 4  # as `conditioning.history_states`
-        history = vae.encode(frames[:, :, -NUM_HISTORY_FRAMES:][:, :, :used]).latent_dist.mode()
-        first = vae.encode(frames[:, :, -1:]).latent_dist.mode()
-        rows = rows + 1
-    return {name: torch.stack(steps, dim=1).flatten(0, 1) for name, steps in kept.items()}
-
-
-def _sample(
-    model: TinyModel,
-    data: Latents,
-    rows: Tensor,
-    noise: Tensor,
-    first: Tensor,
-    history: Tensor | None,
+    model: LongVieTransformer3DModel,
+    vae: VideoAutoencoder,
+    data: EncodedMixture,
+    chains: Sequence[Chain],
     num_steps: int,
-) -> Float[Tensor, "b z f h w"]:
-    """One segment from both controls, in Euler steps, as the pipeline with the scheduler does."""
-    mask = first_frame_mask(noise, model.transformer.config["in_channels"] - 2 * noise.shape[1])
-    image = first_frame_states(torch.cat([first, noise[:, :, 1:]], dim=2), data.zero)
-    text = encode_text(model.text_encoder, data.ids[rows], data.mask[rows])
-    dense, sparse = (control_states(part[rows].float(), data.zero, mask.shape[1]) for part in (data.dense, data.sparse))
-    sigmas = [shifted(u, SHIFT) for u in unshifted_sigmas(num_steps)] + [0.0]
-    latents = start_latents(noise, history)
-    for sigma, lower in itertools.pairwise(sigmas):
-        (velocity,) = model.transformer(
-            hidden_states=torch.cat([latents, mask, image], dim=1),
-            timestep=torch.full((len(rows),), 1000 * sigma),
-            encoder_hidden_states=text,
-            dense_states=dense,
-            sparse_states=sparse,
-            history_states=history,
-            return_dict=False,
+    shift: float,
+    seed: int,
+    num_history_frames: int,
+    keep: int,
+    dtype: torch.dtype,
+) -> Iterator[Made]:
+    device, length = model.device, data.meta.segment_length
+    first = [data[chain[0]] for chain in chains]
+    noise = [unified_noise((1, *_latents(sample.video).shape), seed + chain[0]) for sample, chain in zip(first, chains, strict=True)]
+    images = [_latents(sample.image)[None].float() for sample in first]
+    histories = [_history(sample, num_history_frames) for sample in first]
+    for depth in range(max(map(len, chains))):
+        going = [k for k, chain in enumerate(chains) if depth < len(chain)]
+        samples = [data[chains[k][depth]] for k in going]
+        past = [histories[k] for k in going]
+        made = denoise(
+            model,
+            data,
+            samples,
+            torch.cat([noise[k] for k in going]),
+            torch.cat([images[k] for k in going]),
+            None if past[0] is None else torch.cat([part for part in past if part is not None]),
+            num_steps=num_steps,
+            shift=shift,
+            dtype=dtype,
         )
-        latents = latents + (lower - sigma) * velocity
+        for k, latents in zip(going, made, strict=True):
+            frames = conditioning.to_frames(conditioning.decode(vae, latents[None].to(device)))
+            yield Made(index=chains[k][depth], latents=latents.cpu(), frames=frames[-keep:])
+            images[k], histories[k] = handed_on(vae, frames, num_history_frames, length, device)
+
+
+@torch.no_grad()
+def handed_on(
+    vae: VideoAutoencoder, frames: Frames, num_history_frames: int, segment_length: int, device: torch.device
+) -> tuple[Float[Tensor, "1 z f h w"], Float[Tensor, "1 z k h w"] | None]:
+    """What a segment starts from after these frames: latents of the last one followed by grey, and of the history."""
+    last = conditioning.to_pixels(frames[-1:].to(device))
+    history = conditioning.history_states(vae, frames[-num_history_frames:].to(device)) if num_history_frames else None
+    return conditioning.encode_first_frame(vae, last, segment_length), history
+
+
+def _history(sample: Sample, num_history_frames: int) -> Tensor | None:
+    past = sample.history.get(num_history_frames)
+    return None if past is None else past[None].float()
+
+
+def _latents(latents: Tensor | None) -> Tensor:
+    assert latents is not None
     return latents

@@ -6,7 +6,9 @@ Every condition is the sample's own encoded one; only what is shown is decoded.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -16,6 +18,7 @@ from longvie import conditioning
 from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.sampling import guide, model_timestep, shifted, start_latents, unified_noise, unshifted_sigmas
 from longvie.training.encoded import EncodedDataset, Sample
+from longvie.training.mixture import EncodedMixture
 from longvie.types import Frames, VideoAutoencoder
 
 BORDER = 2  # pixels of black between pictures
@@ -24,7 +27,7 @@ BORDER = 2  # pixels of black between pictures
 @torch.no_grad()
 def make_latents(
     model: LongVieTransformer3DModel,
-    data: EncodedDataset,
+    data: EncodedDataset | EncodedMixture,
     sample: Sample,
     *,
     num_steps: int,
@@ -34,36 +37,71 @@ def make_latents(
     guidance_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 z f h w"]:
-    """Denoise a sample's segment from its own conditions, in Euler steps as the pipeline does; float32.
+    """Denoise a sample's segment from its own conditions; float32.
 
     Args:
         num_history_frames: used where the sample has such a history.
         guidance_scale: above 1 the empty prompt is predicted, too.
         dtype: activations are cast to it (`torch.autocast`); float32: they are not.
     """
+    assert sample.image is not None
+    assert sample.video is not None
+    past = sample.history.get(num_history_frames)
+    return denoise(
+        model,
+        data,
+        [sample],
+        unified_noise((1, *sample.video.shape), seed),
+        sample.image[None],
+        None if past is None else past[None],
+        num_steps=num_steps,
+        shift=shift,
+        guidance_scale=guidance_scale,
+        dtype=dtype,
+    )
+
+
+@torch.no_grad()
+def denoise(
+    model: LongVieTransformer3DModel,
+    data: EncodedDataset | EncodedMixture,
+    samples: Sequence[Sample],
+    noise: Float[Tensor, "b z f h w"],
+    image: Float[Tensor, "b z f h w"],
+    history: Float[Tensor, "b z k h w"] | None,
+    *,
+    num_steps: int,
+    shift: float,
+    guidance_scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "b z f h w"]:
+    """A segment of each sample from its controls and prompt, in Euler steps as the pipeline does; float32.
+
+    Args:
+        samples: all with the same controls present.
+        image: latents of the first frames followed by grey; history: of the frames before, None for first segments.
+    """
     device, temporal = model.device, data.meta.temporal
 
-    def row(latents: Tensor | None) -> Tensor:
-        assert latents is not None
-        return latents[None].float().to(device)
+    def rows(name: str) -> Tensor | None:
+        parts = [getattr(sample, name) for sample in samples]
+        return None if parts[0] is None else torch.stack(parts).float().to(device)
 
-    def control(latents: Tensor | None, first: Tensor | None) -> Tensor | None:
-        return None if latents is None else conditioning.stack_control(row(latents), row(first), temporal)
+    def control(name: str) -> Tensor | None:
+        latents, first = rows(name), rows(f"{name}_image")
+        return None if latents is None or first is None else conditioning.stack_control(latents, first, temporal)
 
-    past = sample.history.get(num_history_frames)
-    history = None if past is None else row(past)
-    image = conditioning.stack_image(row(sample.image), temporal)
-    dense, sparse = control(sample.dense, sample.dense_image), control(sample.sparse, sample.sparse_image)
-    embeds = None if sample.image_embeds is None else row(sample.image_embeds)
-    latents = start_latents(unified_noise(tuple(row(sample.video).shape), seed).to(device), history)
+    history = None if history is None else history.float().to(device)
+    condition = conditioning.stack_image(image.float().to(device), temporal)
+    dense, sparse, embeds = control("dense"), control("sparse"), rows("image_embeds")
+    latents = start_latents(noise.to(device), history)
 
-    def predict(text: Tensor | None, sigma: float) -> Tensor:
-        assert text is not None
+    def predict(texts: Sequence[Tensor | None], sigma: float) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             (velocity,) = model(
-                hidden_states=torch.cat([latents, image], dim=1),
-                timestep=model_timestep(torch.tensor([1000 * sigma], device=device), dtype),
-                encoder_hidden_states=data.padded_text(text).float().to(device),
+                hidden_states=torch.cat([latents, condition], dim=1),
+                timestep=model_timestep(torch.full((len(samples),), 1000 * sigma, device=device), dtype),
+                encoder_hidden_states=torch.cat([data.padded_text(cast(Tensor, t)) for t in texts]).float().to(device),
                 encoder_hidden_states_image=embeds,
                 dense_states=dense,
                 sparse_states=sparse,
@@ -74,9 +112,9 @@ def make_latents(
 
     sigmas = [shifted(u, shift) for u in unshifted_sigmas(num_steps)] + [0.0]
     for sigma, lower in itertools.pairwise(sigmas):
-        velocity = predict(sample.text, sigma)
+        velocity = predict([sample.text for sample in samples], sigma)
         if guidance_scale > 1:
-            velocity = guide(velocity, predict(data.empty.text, sigma), guidance_scale)
+            velocity = guide(velocity, predict([data.empty.text] * len(samples), sigma), guidance_scale)
         latents = latents + (lower - sigma) * velocity
     return latents
 

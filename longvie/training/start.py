@@ -27,7 +27,7 @@ def starting_transformer(
         fresh: random weights, of the recipe's size.
     """
     if fresh:
-        transformer = _random_transformer(recipe, seed)
+        transformer = random_transformer(recipe, seed)
         nn.Module.to(transformer, device)
         return transformer
     transformer = load_transformer(resolve_model(model), dtype=DTYPES[recipe.dtype], device=device)
@@ -39,23 +39,7 @@ def transformer_config(model: str | Path | None, recipe: Recipe, *, fresh: bool)
     return dict(recipe.config) if fresh else read_json(resolve_model(model) / "transformer" / "config.json")
 
 
-def _with_control(base: LongVieTransformer3DModel, recipe: Recipe) -> LongVieTransformer3DModel:
-    config = {name: value for name, value in base.config.items() if not name.startswith("_")}
-    config["num_control_layers"] = recipe.config["num_control_layers"]
-    with init_empty_weights():
-        model = LongVieTransformer3DModel(**config)
-    state = dict(base.state_dict())
-    some = next(base.parameters())
-    for name, value in model.state_dict().items():
-        if is_control(name):
-            state[name] = torch.empty(value.shape, dtype=torch.float32, device=some.device)
-    model.load_state_dict(state, strict=True, assign=True)
-    model.rope.to(some.device)
-    half_copy_control(model)
-    return model
-
-
-def _random_transformer(recipe: Recipe, seed: int) -> LongVieTransformer3DModel:
+def random_transformer(recipe: Recipe, seed: int) -> LongVieTransformer3DModel:
     """Random weights whose ends fit each other.
 
     Noise enters and leaves through matching orthonormal directions: the velocity is mostly noise, and a narrow model
@@ -80,4 +64,20 @@ def _random_transformer(recipe: Recipe, seed: int) -> LongVieTransformer3DModel:
                 model.proj_out.weight.copy_(directions[:, :channels].T * (channels / dim) ** 0.5)
                 model.proj_out.bias.zero_()
         half_copy_control(model)
+    return model
+
+
+def _with_control(base: LongVieTransformer3DModel, recipe: Recipe) -> LongVieTransformer3DModel:
+    config = {name: value for name, value in base.config.items() if not name.startswith("_")}
+    config["num_control_layers"] = recipe.config["num_control_layers"]
+    with init_empty_weights():
+        model = LongVieTransformer3DModel(**config)
+    state = dict(base.state_dict())
+    some = next(base.parameters())
+    for name, value in model.state_dict().items():
+        if is_control(name):
+            state[name] = torch.empty(value.shape, dtype=torch.float32, device=some.device)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.rope.to(some.device)
+    half_copy_control(model)
     return model

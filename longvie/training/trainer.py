@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from longvie import conditioning
+from longvie.models.block_vae import BlockVAE
 from longvie.models.transformer import LongVieTransformer3DModel
-from longvie.training.conditions import ConditionBuilder, Inputs, draw
+from longvie.training.conditions import ConditionBuilder, Inputs, draw, draws_own
 from longvie.training.ema import Average
-from longvie.training.encoded import EncodedDataset
 from longvie.training.loss import (
     FRAME_WEIGHTS,
     add_noise,
@@ -30,9 +30,12 @@ from longvie.training.loss import (
     velocity_target,
     weight,
 )
-from longvie.training.order import batch_at, share_of
+from longvie.training.mixture import EncodedMixture
+from longvie.training.order import share_of
+from longvie.training.own_frames import OwnFrames
 from longvie.training.recipes import MODALITIES, Recipe, Stage, learning_names
 from longvie.training.sharding import learn_others, whole
+from longvie.training.start import DTYPES
 from longvie.types import VideoAutoencoder
 
 
@@ -80,7 +83,7 @@ class Trainer:
         self,
         recipe: Recipe,
         model: LongVieTransformer3DModel,
-        data: EncodedDataset,
+        data: EncodedMixture,
         vae: VideoAutoencoder | None,
         *,
         seed: int,
@@ -99,6 +102,8 @@ class Trainer:
             raise ValueError(f"a batch of {recipe.batch} is not shared evenly by {world_size} workers; give a multiple")
         self._learning = learning_parameters(model, recipe, lora)
         self.average = Average(self._learning, recipe.average)
+        self._weights = _latent_weights(recipe, vae, data.meta.latent.frames, self._device)
+        self._own: OwnFrames | None = None
         self._stage: Stage | None = None
         self._optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {}
         if recipe.recompute:
@@ -112,7 +117,9 @@ class Trainer:
             NotFiniteError: a loss is NaN or infinite; names the step and the samples. Nothing has changed.
         """
         self.enter(step)
-        samples = batch_at(self._seed, step, self.recipe.batch, len(self.data))
+        if self._own is not None and self._own.is_due(step):
+            self._make_own(self._own, step)
+        samples = self.data.batch_at(self._seed, step, self.recipe.batch)
         places = share_of(range(len(samples)), self._rank, self._world_size)
         inputs = self._remembered([self._inputs(step, place, samples[place]) for place in places])
         sums = torch.zeros(len(MODALITIES), 2, dtype=torch.float64)
@@ -154,7 +161,7 @@ class Trainer:
         sigma = torch.tensor([one.draw.sigma for one in group], device=self._device)
         predicted = self._velocity(group, add_noise(x0, noise, sigma), sigma)
         frames = FRAME_WEIGHTS if self.recipe.first_frame_terms and group[0].history is not None else ()
-        error = velocity_error(predicted, velocity_target(x0, noise), frames)
+        error = velocity_error(predicted, velocity_target(x0, noise), frames, self._weights)
         if self.recipe.first_frame_terms:
             terms = [self._terms(one, row, predicted[row : row + 1]) for row, one in enumerate(group)]
             error = error + torch.cat(terms)
@@ -170,14 +177,20 @@ class Trainer:
                 for value in group["params"]:
                     for key, part in optimizer.state[value].items():
                         tensors[f"{kind}.{key}.{names[id(value)]}"] = part
+        if self._own is not None:
+            tensors["own.frames"] = self._own.frames
         return tensors
 
     def enter(self, step: int) -> None:
         """Be ready for a step: choose what learns and, if its stage has just begun, start its optimisers anew."""
-        stage, _ = self.recipe.stage_at(step)
+        stage, within = self.recipe.stage_at(step)
         if stage is self._stage:
             return
         self._stage = stage
+        self._own = None
+        if stage.conditions.own:
+            self._own = OwnFrames(self.recipe, self.data, self._seed, step - within)
+            self._own.enter(step)
         parameters = dict(self.model.named_parameters())
         names = learning_names(parameters, stage.trained, self._lora)
         for name, value in parameters.items():
@@ -221,8 +234,29 @@ class Trainer:
         return [list(same) for _, same in groupby(ordered, key=lambda one: one.form)]
 
     def _inputs(self, step: int, place: int, index: int) -> Inputs:
+        own = None
+        if self._own is not None:
+            which = draws_own(self.recipe, self._seed, step, place)
+            if which is not None:
+                index, own = self._own.at(index, which)
         sample = self.data[index]
-        return self._builder.build(sample, draw(self.recipe, self._seed, step, place, sample))
+        drawn = draw(self.recipe, self._seed, step, place, sample, begins_own=own is not None)
+        return self._builder.build(sample, drawn, own)
+
+    def _make_own(self, own: OwnFrames, step: int) -> None:
+        was_training = self.model.training
+        self.model.eval()
+        with self.average.applied():
+            own.make(
+                step,
+                self.model,
+                self._builder.vae,
+                DTYPES[self.recipe.dtype],
+                self._rank,
+                self._world_size,
+                together=self._sharded,
+            )
+        self.model.train(was_training)
 
     @torch.no_grad()
     def _remembered(self, inputs: list[Inputs]) -> list[Inputs]:
@@ -286,6 +320,16 @@ class Trainer:
             total = sums.to(self._device)
             dist.all_reduce(total)
             sums.copy_(total)
+
+
+def _latent_weights(
+    recipe: Recipe, vae: VideoAutoencoder | None, num_frames: int, device: torch.device
+) -> Float[Tensor, "z f 1 1"] | None:
+    """How much an error in each latent counts; None: all alike, as with autoencoders that do not say."""
+    if not recipe.pixel_errors or not isinstance(vae, BlockVAE):
+        return None
+    first, rest = vae.latent_weights().float().to(device)
+    return torch.stack([first, *[rest] * (num_frames - 1)], dim=1)[..., None, None]
 
 
 def describe(result: StepResult) -> dict[str, Any]:

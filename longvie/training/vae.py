@@ -1,6 +1,6 @@
-"""Trains the refiner of a fitted `BlockVAE`: what the linear decoder misses.
+"""Fits a `BlockVAE`: its linear map to frames, then its refiner to what the linear decoder misses.
 
-It learns from the latents a transformer made of training videos, against the true frames: their errors (edges of
+The refiner learns from the latents a transformer made of training videos, against the true frames: their errors (edges of
 blocks, jumps between latent frames) are those the decoder will meet. It knows frames, latents and an autoencoder;
 neither the transformer nor where checkpoints lie.
 """
@@ -22,6 +22,23 @@ SPACE_WEIGHT = 1.0  # on differences between neighbouring pixels: no borders bet
 TIME_WEIGHT = 10.0  # on differences between frames: no rhythm of four frames, which square error alone hardly sees
 BORDER_WEIGHT = 60.0  # on those across borders between latents, where each has an error of its own
 TRUE_SHARE = 0.25  # of the segments have the truth's own latents
+
+
+SOURCE_WEIGHTS = (0.6, 0.2, 0.2)  # of video, dense and sparse in the choice of components
+
+
+@torch.no_grad()
+def fit_linear(vae: BlockVAE, sources: tuple[UInt8[Tensor, "n t h w 3"], ...], seed: int, blocks: int = 60_000) -> None:
+    """Choose the autoencoder's components on a weighted mixture of video and controls."""
+    generator = torch.Generator().manual_seed(seed)
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for source, weight in zip(sources, SOURCE_WEIGHTS, strict=True):
+        pixels: Float[Tensor, "b 3 t h w"] = rearrange(source, "n t h w c -> n c t h w").float() / 127.5 - 1
+        for part, cut in zip(parts, vae.blocks(pixels), strict=True):
+            flat = cut.flatten(0, -2)
+            part.append(flat[torch.randint(len(flat), (int(weight * blocks),), generator=generator)])
+    vae.first.fit(torch.cat(parts[0]))
+    vae.rest.fit(torch.cat(parts[1]))
 
 
 def draw(

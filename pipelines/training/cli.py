@@ -8,7 +8,12 @@ import typer
 
 
 def train(
-    data: Annotated[str | None, typer.Option(help="What longvie encode wrote.", metavar="URI")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="What longvie encode wrote; may be given more than once.", metavar="URI")
+    ] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="For each --data, how often its samples are seen; default: by their number.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder or URI for checkpoints, logs and the model.", metavar="URI")
     ] = None,
@@ -54,11 +59,12 @@ def train(
 
     if log_format not in ("text", "json"):
         raise UserError(f"--log-format is {log_format}; choose text or json")
-    if not dry_run and (data is None or out is None):
+    if not dry_run and (not data or out is None):
         raise UserError("longvie train needs --data and --out; only --dry-run does without")
     options = TrainOptions(
         recipe=recipe,
-        data=data or "",
+        data=tuple(data or ()),
+        shares=tuple(share or ()),
         out=out or "",
         model=model,
         fresh=fresh,

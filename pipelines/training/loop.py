@@ -18,7 +18,6 @@ import transformers
 from torch.utils.tensorboard import SummaryWriter
 
 from longvie.models.encoders import encoder_fingerprint, load_encoders
-from longvie.training.encoded import EncodedDataset
 from longvie.training.export import export_pipeline, export_release, gather_weights, transformer_of
 from longvie.training.lora import add_lora, save_lora
 from longvie.training.samples import make_latents, side_by_side
@@ -49,7 +48,7 @@ def train_here(
     transformers.utils.logging.disable_progress_bar()
     recipe = options.chosen
     storage = open_storage(options.out)
-    data = EncodedDataset(options.data)
+    data = options.dataset()
     data.check_model(transformer_config(options.model, recipe, fresh=options.fresh), encoder_fingerprint(options.model))
     model = starting_transformer(options.model, recipe, fresh=options.fresh, seed=options.seed, device=device)
     if options.lora is not None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longvie.config import MAX_SEED
+from longvie.training.encoded import EncodedDataset
+from longvie.training.mixture import EncodedMixture
 from longvie.training.recipes import RECIPES, Recipe, degraded
 from pipelines.errors import UserError
 from pipelines.hashes import fingerprint
@@ -17,7 +19,8 @@ class TrainOptions:
     """All a run is asked for. Out-of-range values raise `UserError` naming the flag.
 
     Args:
-        data: what `longvie encode` wrote.
+        data: what `longvie encode` wrote, one folder or several.
+        shares: how often samples of each are seen, in any unit; empty: as many as each has.
         out: where checkpoints, logs and the model go, any of storage.py's URIs that all workers see.
         model: the pipeline to begin with, in diffusers layout, whose encoders made the data; None: the embedded one.
         fresh: begin with random weights of the recipe's own size; only the other parts are the model's.
@@ -31,8 +34,9 @@ class TrainOptions:
     """
 
     recipe: str
-    data: str
+    data: tuple[str, ...]
     out: str
+    shares: tuple[float, ...] = ()
     model: str | None = None
     fresh: bool = False
     steps: tuple[tuple[str, int], ...] = ()
@@ -73,6 +77,11 @@ class TrainOptions:
                 raise UserError(f"{flag} is {value}; give a number from {low} to {high}")
         if self.rate is not None and not (0 < self.rate < 1):
             raise UserError(f"--rate is {self.rate}; give a number between 0 and 1")
+        if self.shares and len(self.shares) != len(self.data):
+            raise UserError(f"--share is given {len(self.shares)} times, --data {len(self.data)}; give one for each")
+        for share in self.shares:
+            if not 0 < share < math.inf:
+                raise UserError(f"--share is {share}; give a number above 0")
         if self.fresh and self.lora is not None:
             raise UserError("--fresh and --lora exclude each other: a LoRA adapts weights that have learned")
         if self.workers > self.chosen.batch:
@@ -82,6 +91,10 @@ class TrainOptions:
                 f"--workers {self.workers} do not share a batch of {self.chosen.batch} evenly, as a sharded model "
                 "needs; give --batch a multiple of them"
             )
+
+    def dataset(self) -> EncodedMixture:
+        """Everything that is trained on; `EncodedError` if some of it cannot be."""
+        return EncodedMixture([EncodedDataset(uri) for uri in self.data], self.shares or None)
 
     @property
     def chosen(self) -> Recipe:

@@ -17,7 +17,7 @@ from ray.util.queue import Empty, Queue
 from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import fingerprint, resolve_model
 from longvie.training.dry_run import dry_run
-from longvie.training.encoded import EncodedDataset
+from longvie.training.own_frames import OwnFrames
 from longvie.training.start import transformer_config
 from longvie.training.trainer import NotFiniteError
 from pipelines import cluster
@@ -40,12 +40,14 @@ def train(options: TrainOptions, report: Report) -> None:
     """
     options = _everywhere(options)
     recipe = options.chosen
-    data = EncodedDataset(options.data)
+    data = options.dataset()
     data.check_model(transformer_config(options.model, recipe, fresh=options.fresh), encoder_fingerprint(options.model))
     decides = decisive(options, data.fingerprint, fingerprint(options.model))
     check_writable(options.out)
     storage = open_storage(options.out)
     checkpoints = Checkpoints(storage, decides["key"], options.keep)
+    if any(stage.conditions.own for stage in recipe.stages):
+        OwnFrames(recipe, data, options.seed, 0)  # refused here if there is nothing to make
     if options.restart:
         storage.delete(LOG)
         checkpoints.tidy(everything=True)
@@ -66,7 +68,7 @@ def run_dry(options: TrainOptions) -> list[str]:
     """What the recipe takes on the workers asked for, in lines; of encoded data its own sizes, else Wan's."""
     recipe, sizes = options.chosen, {}
     if options.data:
-        meta = EncodedDataset(options.data).meta
+        meta = options.dataset().meta
         sizes = {"latents": meta.latent.whole, "max_text_tokens": meta.max_text_tokens}
     config = None if options.model is None else transformer_config(options.model, recipe, fresh=options.fresh)
     if config is not None and not config.get("num_control_layers"):
@@ -158,11 +160,10 @@ def _on_worker(config: Mapping[str, Any]) -> None:
 
 def _everywhere(options: TrainOptions) -> TrainOptions:
     """With absolute paths, as workers have other working folders."""
-    changes: dict[str, Any] = {
-        name: str(local_path_of(uri).absolute())
-        for name, uri in (("data", options.data), ("out", options.out))
-        if scheme_of(uri) == "file"
-    }
+    def absolute(uri: str) -> str:
+        return str(local_path_of(uri).absolute()) if scheme_of(uri) == "file" else uri
+
+    changes: dict[str, Any] = {"data": tuple(map(absolute, options.data)), "out": absolute(options.out)}
     if options.model is not None:
         changes["model"] = None if options.model == "tiny" else str(resolve_model(options.model))
     return TrainOptions(**{**asdict(options), "steps": options.steps, **changes})

@@ -21,7 +21,8 @@ from longvie.training.encoded import EncodedDataset
 from longvie.training.export import gather_weights
 from longvie.training.initialisation import half_copy_control
 from longvie.training.loss import NoiseLevels
-from longvie.training.recipes import MODALITIES, Conditions, Recipe, Stage
+from longvie.training.mixture import EncodedMixture
+from longvie.training.recipes import MODALITIES, Conditions, Recipe, Rollouts, Stage
 from longvie.training.sharding import shard
 from longvie.training.trainer import NotFiniteError, Trainer
 from tests.encoded import write_encoded
@@ -29,16 +30,19 @@ from tests.toy import toy_pipeline
 
 EVERYTHING = Conditions(
     modalities=(0.4, 0.2, 0.2, 0.2), history=0.8, prompt_dropout=0.3, condition_noise=0.2, features=0.5, data=0.5,
-    degrade_from=0.0, first_frame=0.6,
+    degrade_from=0.0, first_frame=0.6, own=0.4,
 )  # fmt: skip
 
 
 def recipe(**changes: Any) -> Recipe:
     stages = (
-        Stage(name="control", num_steps=4, rate=1e-3, conditions=replace(EVERYTHING, history=0.0)),
+        Stage(name="control", num_steps=4, rate=1e-3, conditions=replace(EVERYTHING, history=0.0, own=0.0)),
         Stage(name="history", num_steps=4, rate=1e-3, trained="control and attention", conditions=EVERYTHING),
     )
-    values: dict[str, Any] = {"name": "toy", "stages": stages, "batch": 4, "config": {}, "warmup": 2, "average": 0.9}
+    values: dict[str, Any] = {
+        "name": "toy", "stages": stages, "batch": 4, "config": {}, "warmup": 2, "average": 0.9,
+        "num_inference_steps": 1, "rollouts": Rollouts(num_segments=2, every=3),
+    }  # fmt: skip
     return Recipe(**{**values, **changes})
 
 
@@ -49,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer(data: Path, recipe: Recipe, pipe: LongViePipeline | None = None, **options: Any) -> Trainer:
     pipe = pipe or toy_pipeline()
-    return Trainer(recipe, pipe.transformer, EncodedDataset(str(data)), pipe.vae, seed=5, **options)
+    return Trainer(recipe, pipe.transformer, EncodedMixture([EncodedDataset(str(data))]), pipe.vae, seed=5, **options)
 
 
 def weights(made: Trainer) -> dict[str, Tensor]:
@@ -131,7 +135,7 @@ def test_two_workers_do_what_one_does(data: Path, tmp_path: Path, sharded: bool)
 
 
 def test_step_0_has_the_loss_of_the_base(data: Path) -> None:
-    plain = replace(EVERYTHING, first_frame=0.0, data=0.0, history=0.0)
+    plain = replace(EVERYTHING, first_frame=0.0, data=0.0, history=0.0, own=0.0)
     losses = []
     for modalities in ((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)):
         stage = Stage(name="control", num_steps=1, rate=1e-3, conditions=replace(plain, modalities=modalities))

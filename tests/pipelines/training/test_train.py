@@ -45,7 +45,7 @@ def data(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(data: Path, toy_folder: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "recipe": "tiny",
-        "data": str(data),
+        "data": (str(data),),
         "out": str(tmp_path / "out"),
         "model": str(toy_folder),
         "steps": STEPS,
@@ -72,7 +72,7 @@ def whole(data: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("whole")
     run(
         {
-            "recipe": "tiny", "data": str(data), "out": str(out), "model": str(toy_folder), "steps": STEPS,
+            "recipe": "tiny", "data": (str(data),), "out": str(out), "model": str(toy_folder), "steps": STEPS,
             "log_every": 1, "checkpoint_every": 2, "sample_every": 4, "workers": 0,
         }
     )  # fmt: skip
@@ -276,7 +276,7 @@ class TestRefusals:
 
     def test_no_data(self, options: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(EncodedError, match="longvie encode"):
-            run(options, data=str(tmp_path))
+            run(options, data=(str(tmp_path),))
         assert not Path(options["out"]).exists()
 
 
