@@ -2,7 +2,7 @@
 #   make demo                     a long video from the embedded model, into out/demo/
 #   make test                     the test suite
 #   make check                    formatting, lint, types, tests
-#   make tiny PREPARED=out/film   the embedded model, from scenes and a film that longvie prepare has prepared
+#   make tiny FILM=bunny.mp4      the embedded model, from synthetic scenes and Big Buck Bunny (hours; goes on where it was)
 #   make PYTHON=python3.12 VENV=~/venvs/longvie test
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,8 +30,20 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+TINY := out/tiny
+ENCODE := --model $(TINY)/start --history-frames 8 --degraded-variants 0 --segments-per-shard 6
+
 tiny: $(READY)
-	$(BIN)/python -m longvie.training.tiny --out out/tiny $(if $(PREPARED),--prepared $(PREPARED))
+	$(BIN)/python -m longvie.training.tiny --out $(TINY)/start
+	$(BIN)/longvie scenes --split train --count 1536 --out $(TINY)/scenes
+	$(BIN)/longvie encode $(TINY)/scenes $(ENCODE) --out $(TINY)/encoded-scenes
+	$(BIN)/python -m longvie.training.film $(FILM) --out $(TINY)/film-parts
+	$(BIN)/longvie prepare $(TINY)/film-parts --model tiny --out $(TINY)/film
+	$(BIN)/longvie encode $(TINY)/film $(ENCODE) --out $(TINY)/encoded-film
+	$(BIN)/longvie train --recipe tiny --model $(TINY)/start --threads-per-worker 2 --out $(TINY)/run \
+		--data $(TINY)/encoded-scenes --share 0.75 --data $(TINY)/encoded-film --share 0.25
+	$(BIN)/python -m pipelines.training.refine --model $(TINY)/run/model --out $(TINY)/model \
+		--data $(TINY)/encoded-scenes --prepared $(TINY)/scenes --data $(TINY)/encoded-film --prepared $(TINY)/film
 
 depth: $(READY)
 	$(BIN)/python -m longvie.training.depth --out out/depth

@@ -7,6 +7,7 @@ import json
 import math
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from serve.places import Places
 from serve.probe import Prober
 from serve.schemas import SegmentRequest, VideoRequest
 from serve.settings import Owner, ServeSettings
-from serve.store import Conflict, Job, JobStore, NewJob, QueueFull
+from serve.store import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
 from serve.uploads import Uploads, reference_of
 
 _CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
+_IDS_AT_A_TIME = 64
 Fill = Callable[[Uploads], None]  # puts the files of a multipart body into a request's uploads
 
 
@@ -33,6 +35,7 @@ class Admission:
         self.store = store
         self.places = places
         self._prober = Prober(settings.card.fps, settings.limits)
+        self._ids = _NewIds(store)
 
     def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
@@ -82,8 +85,7 @@ class Admission:
         Args:
             keep: puts what else the job begins with into its places.
         """
-        job_id = f"video_{secrets.token_hex(16)}"
-        self.store.expect_files(job_id)
+        job_id = self._ids.take()
         for name in request["files"].values():
             self.places.storage.put(self.places.input_name(job_id, name), uploads.path(name))
         keep(job_id)
@@ -210,6 +212,29 @@ class Admission:
         if len(prompts) not in (1, count):
             raise invalid("segments", f"{len(prompts)} segments, but the video has {count}: give 1 or {count}")
         return count
+
+
+class _NewIds:
+    """Ids for new jobs, whose files the janitor removes should the job never be recorded.
+
+    The store is told of many at a time, so that a request need not wait for that.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._ids: list[str] = []
+        self._told_at = 0.0
+
+    def take(self) -> str:
+        """One that stays expected for half of `ORPHAN_SECONDS` at least."""
+        with self._lock:
+            now = self._store.clock()
+            if not self._ids or now - self._told_at > ORPHAN_SECONDS / 2:
+                ids = [f"video_{secrets.token_hex(16)}" for _ in range(_IDS_AT_A_TIME)]
+                self._store.expect_files(ids)
+                self._ids, self._told_at = ids, now
+            return self._ids.pop()
 
 
 def _references(asked: VideoRequest) -> list[tuple[str, str, str]]:

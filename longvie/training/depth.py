@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from longvie.models.depth_network import DepthNetwork
 from longvie.training.depth_data import DepthShards, DepthWorld, sample_batch
 from longvie.training.depth_loss import depth_loss
-from longvie.training.optimizer import rate_at
 
 CHECKPOINT_EVERY = 50
 LOG_EVERY = 25
+WARMUP = 60  # steps
+DECAY_SHARE = 0.45  # the last part of a round, over which the rate falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,10 @@ class DepthRecipe:
         return next(phase for phase in self.phases if step < phase.until)
 
     def rate_at(self, step: int) -> float:
-        """The share of the phase's peak rate."""
+        """The share of the phase's peak rate: a rise, a plateau, a fall to zero in every round."""
         start, end = next(pair for pair in pairwise((0, *self.rounds)) if step < pair[1])
-        return rate_at(step - start, end - start)
+        step, num_steps = step - start, end - start
+        return min(1.0, (step + 1) / WARMUP, (num_steps - step) / (DECAY_SHARE * num_steps))
 
     def shards_at(self, step: int) -> int:
         return min(self.phase_at(step).max_shards, self.first_shards + step // self.steps_a_shard)

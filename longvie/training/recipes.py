@@ -69,8 +69,8 @@ class Rollouts:
         num_history_frames: handed on from segment to segment.
     """
 
-    num_segments: int = 200
-    every: int = 400
+    num_segments: int = 160
+    every: int = 500
     num_history_frames: int = 8
 
 
@@ -254,10 +254,10 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         stages=(
-            Stage(name="control", num_steps=2500, rate=2e-3, trained="all", conditions=conditions),
+            Stage(name="control", num_steps=1800, rate=2e-3, trained="all", conditions=conditions),
             Stage(
                 name="degradation",
-                num_steps=6500,
+                num_steps=5700,
                 rate=2e-3,
                 trained="all",
                 decay=0.7,

@@ -1,4 +1,4 @@
-"""The tiny model's text side: a word tokenizer made from captions, and a text encoder trained with the transformer.
+"""The tiny model's text side: a word tokenizer made from captions, and a text encoder of random weights.
 
 It knows captions, not scenes.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -39,15 +37,3 @@ def tiny_text_encoder(vocabulary: int) -> UMT5EncoderModel:
             pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
         )
     )  # fmt: skip
-
-
-def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, (n, MAX_TOKENS)."""
-    out = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-    return out.input_ids, out.attention_mask
-
-
-def encode_text(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
-    """Text features (b, MAX_TOKENS, d), zero past the prompt, as diffusers' Wan pipelines make them."""
-    features = encoder(ids, mask).last_hidden_state
-    return torch.where(mask.bool()[..., None], features, 0.0)

@@ -5,7 +5,18 @@ jobs.py    what clients do: create, get, list, cancel, delete; events, counts
 leases.py  what engines do: claim, renew, record, release; nothing without a valid lease
 """
 
-from serve.store.jobs import Conflict, Job, JobStore, NewJob, QueueFull
+from serve.store.jobs import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
 from serve.store.leases import Cancelled, Lease, LeaseLost, Leases
 
-__all__ = ["Cancelled", "Conflict", "Job", "JobStore", "Lease", "LeaseLost", "Leases", "NewJob", "QueueFull"]
+__all__ = [
+    "ORPHAN_SECONDS",
+    "Cancelled",
+    "Conflict",
+    "Job",
+    "JobStore",
+    "Lease",
+    "LeaseLost",
+    "Leases",
+    "NewJob",
+    "QueueFull",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -118,31 +118,18 @@ class JobStore:
         with begin(self.engine) as tx:
             if key is not None and (known := find_key(tx, new.owner, key, fingerprint)) is not None:
                 return known
-            if queue_limit is not None:
-                waiting = sa.select(sa.func.count()).where(jobs.c.status == "queued")
-                if (tx.scalar(waiting) or 0) >= queue_limit:
-                    raise QueueFull
-            tx.execute(
-                jobs.insert().values(
-                    id=new.id,
-                    owner=new.owner,
-                    owner_concurrency=new.owner_concurrency,
-                    priority=new.priority,
-                    status="queued",
-                    request=dict(new.request),
-                    num_segments=new.num_segments,
-                    num_steps=new.num_steps,
-                    created_at=self.clock(),
-                )
-            )
+            if queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= queue_limit:
+                raise QueueFull
+            row = {**_UNTOUCHED, **asdict(new), "created_at": self.clock()}
+            (number,) = tx.execute(_NEW_JOB, row).inserted_primary_key
             if key is not None:
                 tx.execute(
                     idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=fingerprint)
                 )
-            tx.execute(trash.delete().where(trash.c.job_id == new.id))
-            append_event(tx, new.id, "state", {"status": "queued"})
+            tx.execute(_NOT_TRASH, {"of": new.id})
+            tx.execute(_NEW_EVENT, {"job_id": new.id, "number": 0, "type": "state", "data": {"status": "queued"}})
             add_total(tx, "jobs_created", 1)
-            return one(tx, new.id)
+            return Job(number=number, video=None, **row)
 
     def known_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
         """The job that an idempotency key made, before anything is uploaded for it again."""
@@ -151,7 +138,7 @@ class JobStore:
 
     def waiting(self) -> int:
         with read(self.engine) as tx:
-            return tx.scalar(sa.select(sa.func.count()).where(jobs.c.status == "queued")) or 0
+            return tx.scalar(_QUEUED) or 0
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job, of that owner if one is named."""
@@ -236,10 +223,11 @@ class JobStore:
 
     # the janitor's and the keeper's
 
-    def expect_files(self, job_id: str) -> None:
-        """Before a job's uploads are stored: should it never be recorded, the janitor removes them."""
+    def expect_files(self, job_ids: Sequence[str]) -> None:
+        """Before new jobs' uploads are stored: of those that are never recorded, the janitor removes them."""
+        not_before = self.clock() + ORPHAN_SECONDS
         with begin(self.engine) as tx:
-            put_in_trash(tx, job_id, self.clock() + ORPHAN_SECONDS)
+            tx.execute(trash.insert(), [{"job_id": job_id, "not_before": not_before} for job_id in job_ids])
 
     def discard(self, job_id: str) -> None:
         """A job was refused after its uploads were stored: they may go now."""
@@ -286,6 +274,21 @@ class JobStore:
             return tx.scalar(sa.select(sa.func.count()).where(alive)) or 0
 
 
+# What every request needs, compiled once
+_QUEUED = sa.select(sa.func.count()).where(jobs.c.status == "queued")
+_NEW_JOB, _NEW_EVENT = jobs.insert(), events.insert()
+_NOT_TRASH = trash.delete().where(trash.c.job_id == sa.bindparam("of"))
+_ADD_TOTAL = (
+    totals.update().where(totals.c.name == sa.bindparam("of")).values(value=totals.c.value + sa.bindparam("more"))
+)
+_LAST_EVENT = sa.select(sa.func.max(events.c.number)).where(events.c.job_id == sa.bindparam("of"))
+_UNTOUCHED: Mapping[str, Any] = {  # of a job that nobody has worked at
+    "status": "queued",
+    **dict.fromkeys(("segments_done", "step", "token", "failures"), 0),
+    **dict.fromkeys(("stage", "started_at", "completed_at", "expires_at", "error_code", "error_message")),
+    **dict.fromkeys(("worker", "lease_until")),
+    "cancel_requested": False,
+}
 _BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"))
 _OWN = _BY_ID.where(jobs.c.owner == sa.bindparam("owner"))
 
@@ -343,13 +346,13 @@ def end(
 
 
 def append_event(tx: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
-    last = tx.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.job_id == job_id))
+    last = tx.scalar(_LAST_EVENT, {"of": job_id})
     number = 0 if last is None else last + 1
-    tx.execute(events.insert().values(job_id=job_id, number=number, type=kind, data=dict(data)))
+    tx.execute(_NEW_EVENT, {"job_id": job_id, "number": number, "type": kind, "data": dict(data)})
 
 
 def add_total(tx: sa.Connection, name: str, value: float) -> None:
-    tx.execute(totals.update().where(totals.c.name == name).values(value=totals.c.value + value))
+    tx.execute(_ADD_TOTAL, {"of": name, "more": value})
 
 
 def put_in_trash(tx: sa.Connection, job_id: str, not_before: float) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -21,6 +25,8 @@ TOTALS = (
     *(f"segment_seconds_{bucket:g}" for bucket in SECONDS_BUCKETS),
     *(f"step_seconds_{bucket:g}" for bucket in SECONDS_BUCKETS),
 )
+_turns: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()  # of SQLite's, to write within this process
+_NO_TURNS = nullcontext()
 _BUSY_SECONDS = 30  # that SQLite waits for another writer
 metadata = sa.MetaData()
 
@@ -144,6 +150,7 @@ def open_database(url: str) -> sa.Engine:
         if backend == "sqlite":
             engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS}, pool_size=16, max_overflow=64)
             _listen(engine)
+            _turns[engine] = threading.Lock()
         else:
             engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=16, max_overflow=64)
     except ImportError as error:
@@ -159,9 +166,14 @@ def open_database(url: str) -> sa.Engine:
     return engine
 
 
-def begin(engine: sa.Engine) -> Any:
-    """A transaction that writes: on SQLite it takes the lock at once, so that it cannot fail half-way."""
-    return engine.execution_options(writes=True).begin()
+@contextmanager
+def begin(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that writes: on SQLite it takes the lock at once, so that it cannot fail half-way.
+
+    SQLite lets writers sleep and try again; those of one process wait for each other instead, and go on at once.
+    """
+    with _turns.get(engine, _NO_TURNS), engine.execution_options(writes=True).begin() as tx:
+        yield tx
 
 
 def read(engine: sa.Engine) -> Any:

@@ -62,7 +62,7 @@ def test_what_expired_goes_and_what_works_stays(store: JobStore, places: Places,
 def test_uploads_that_never_became_a_job(store: JobStore, places: Places, clock: Clock) -> None:
     orphan, recorded = put(places, "orphan"), put(places, "recorded")
     for job_id in ("orphan", "recorded"):
-        store.expect_files(job_id)
+        store.expect_files([job_id])
     store.create(new("recorded"))
     assert tidy(store, places) == 0
     clock.now += ORPHAN_SECONDS + 1

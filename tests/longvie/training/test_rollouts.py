@@ -53,7 +53,8 @@ def test_a_rollout_is_what_the_generator_makes(data: EncodedMixture) -> None:
     )
     expected = list(generate_long_video(pipe, request))
     for ours, theirs in zip(made, expected, strict=True):
-        assert (ours.frames.int() - theirs.frames.int()).abs().max() <= 1
+        new = ours.frames[-len(theirs.frames) :]  # a segment shares its first frame with the one before
+        assert (new.int() - theirs.frames.int()).abs().max() <= 1
 
 
 @given(
