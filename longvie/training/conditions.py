@@ -73,8 +73,8 @@ def draw(recipe: Recipe, seed: int, step: int, place: int, sample: Sample, begin
     """The draw for the sample at a place of a step's batch.
 
     Args:
-        begins_own: whether it begins with the model's own frames: then it has a history, and nothing else degrades its first
-            frame but noise.
+        begins_own: whether it begins with the model's own frames: then it has a history, and nothing else degrades its
+            first frame but noise.
     """
     stage, within = recipe.stage_at(step)
     given = stage.conditions

@@ -1,6 +1,6 @@
 """A film as the embedded model learns from it: `python -m longvie.training.film FILM --out DIR`.
 
-What is held out is cut away; each part that is left is written at the model's size and rate, and mirrored, without loss.
+What is held out is cut away; each part that is left is written at the model's size and rate, and mirrored, lossless.
 `longvie prepare` takes the folder: it finds the shots, and depth and tracks of the mirrored ones are their own.
 """
 

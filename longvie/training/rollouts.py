@@ -44,15 +44,16 @@ def draw_chains(places: Sequence[Mapping[str, Any]], count: int, seed: int, *pla
         places: of each sample its video_id and segment, in order; see `EncodedMixture.places`.
 
     Returns:
-        Rows of `places`, a list a video: segment 0 and those that follow without a gap. The last video may be cut short,
-        so that there are just `count` rows beside segments 0; fewer if there are no more.
+        Rows of `places`, a list a video: segment 0 and those that follow without a gap. The last video may be cut
+        short, so that there are just `count` rows beside segments 0; fewer if there are no more.
     """
     chains: list[list[int]] = []
     for row, said in enumerate(places):
         if said["segment"] == 0:
             chains.append([row])
-        elif chains and (last := places[chains[-1][-1]])["video_id"] == said["video_id"]:
-            if last["segment"] + 1 == said["segment"]:
+        elif chains:
+            last = places[chains[-1][-1]]
+            if (last["video_id"], last["segment"] + 1) == (said["video_id"], said["segment"]):
                 chains[-1].append(row)
     chains = [chain for chain in chains if len(chain) > 1]
     chosen = []
@@ -84,8 +85,8 @@ def roll_out(
         seed: with a chain's first sample it decides the noise that its segments share.
         num_history_frames: handed on, if the data has latents of as many; keep: last frames that are returned.
     """
-    longest_first = sorted(chains, key=len, reverse=True)
-    for _, same in groupby(sorted(longest_first, key=lambda c: _form(data, c)), key=lambda c: _form(data, c)):
+    alike_together = sorted(chains, key=lambda chain: (_form(data, chain), -len(chain)))
+    for _, same in groupby(alike_together, key=lambda chain: _form(data, chain)):
         alike = list(same)
         for start in range(0, len(alike), BATCH):
             yield from _roll_out(
@@ -113,7 +114,10 @@ def _roll_out(
 ) -> Iterator[Made]:
     device, length = model.device, data.meta.segment_length
     first = [data[chain[0]] for chain in chains]
-    noise = [unified_noise((1, *_latents(sample.video).shape), seed + chain[0]) for sample, chain in zip(first, chains, strict=True)]
+    noise = [
+        unified_noise((1, *_latents(sample.video).shape), seed + chain[0])
+        for sample, chain in zip(first, chains, strict=True)
+    ]
     images = [_latents(sample.image)[None].float() for sample in first]
     histories = [_history(sample, num_history_frames) for sample in first]
     for depth in range(max(map(len, chains))):

@@ -1,7 +1,7 @@
 """Fits a `BlockVAE`: its linear map to frames, then its refiner to what the linear decoder misses.
 
-The refiner learns from the latents a transformer made of training videos, against the true frames: their errors (edges of
-blocks, jumps between latent frames) are those the decoder will meet. It knows frames, latents and an autoencoder;
+The refiner learns from the latents a transformer made of training videos, against the true frames: their errors (edges
+of blocks, jumps between latent frames) are those the decoder will meet. It knows frames, latents and an autoencoder;
 neither the transformer nor where checkpoints lie.
 """
 

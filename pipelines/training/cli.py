@@ -12,7 +12,8 @@ def train(
         list[str] | None, typer.Option(help="What longvie encode wrote; may be given more than once.", metavar="URI")
     ] = None,
     share: Annotated[
-        list[float] | None, typer.Option(help="For each --data, how often its samples are seen; default: by their number.")
+        list[float] | None,
+        typer.Option(help="For each --data, how often its samples are seen; default: by their number."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder or URI for checkpoints, logs and the model.", metavar="URI")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,9 @@ NUM_STEPS = 1400
 BORDER_SMOOTHING = 0.24  # of .1, .15, .2 and .24, PSNR being the same to .02 dB: fewest jumps between latents
 
 
-def refine(model: Path, data: Sequence[str], prepared: Sequence[str], out: Path, num_segments: int, num_steps: int, seed: int) -> None:
+def refine(
+    model: Path, data: Sequence[str], prepared: Sequence[str], out: Path, num_segments: int, num_steps: int, seed: int
+) -> None:
     """Write to `out` the model with a refined decoder.
 
     Args:
@@ -87,7 +90,7 @@ def _true_frames(mixture: EncodedMixture, folder: str, rows: Sequence[int]) -> d
     }
 
 
-def _frames(segment: PreparedSegment, how: dict[str, object], length: int) -> Frames:
+def _frames(segment: PreparedSegment, how: Mapping[str, Any], length: int) -> Frames:
     start = segment.source_start
     batches = resampled(local_path_of(segment.source), **how, start=start, stop=start + segment.num_valid)
     frames = np.concatenate(list(batches))

@@ -160,6 +160,7 @@ def _on_worker(config: Mapping[str, Any]) -> None:
 
 def _everywhere(options: TrainOptions) -> TrainOptions:
     """With absolute paths, as workers have other working folders."""
+
     def absolute(uri: str) -> str:
         return str(local_path_of(uri).absolute()) if scheme_of(uri) == "file" else uri
 

@@ -121,7 +121,8 @@ class JobStore:
             if queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= queue_limit:
                 raise QueueFull
             row = {**_UNTOUCHED, **asdict(new), "created_at": self.clock()}
-            (number,) = tx.execute(_NEW_JOB, row).inserted_primary_key
+            made = tx.execute(_NEW_JOB, row).inserted_primary_key
+            assert made is not None
             if key is not None:
                 tx.execute(
                     idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=fingerprint)
@@ -129,7 +130,7 @@ class JobStore:
             tx.execute(_NOT_TRASH, {"of": new.id})
             tx.execute(_NEW_EVENT, {"job_id": new.id, "number": 0, "type": "state", "data": {"status": "queued"}})
             add_total(tx, "jobs_created", 1)
-            return Job(number=number, video=None, **row)
+            return Job(number=made.number, video=None, **row)
 
     def known_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
         """The job that an idempotency key made, before anything is uploaded for it again."""

@@ -62,9 +62,7 @@ def test_a_rollout_is_what_the_generator_makes(data: EncodedMixture) -> None:
     st.integers(0, 20),
     st.integers(0, 5),
 )
-def test_chains_are_videos_from_their_beginning(
-    videos: list[tuple[int, set[int]]], count: int, seed: int
-) -> None:
+def test_chains_are_videos_from_their_beginning(videos: list[tuple[int, set[int]]], count: int, seed: int) -> None:
     """Some segments are missing, as those that could not be encoded are."""
     places = [
         {"video_id": f"v{k}", "segment": segment}
@@ -98,7 +96,7 @@ def test_own_frames_are_the_last_of_the_segment_before(data: EncodedMixture) -> 
         pipe.transformer, pipe.vae, data, [[index - 1]], num_steps=1, shift=5.0, seed=4, num_history_frames=8, keep=8
     )
     assert (next(before).frames.int() - frames.int()).abs().max() <= 1
-    assert {own.at(0, k / 3)[0] for k in range(3)} == {row for chain in own._chains[0] for row in chain[1:]}  # noqa: SLF001
+    assert {own.at(0, k / 3)[0] for k in range(3)} == {row for chain in own._chains[0] for row in chain[1:]}
 
 
 def test_workers_share_the_videos(data: EncodedMixture) -> None:
