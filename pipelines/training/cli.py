@@ -37,6 +37,10 @@ def train(
     log_every: Annotated[int, typer.Option(help="Steps between records of log.jsonl and TensorBoard.")] = 10,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
     sample_every: Annotated[int, typer.Option(help="Steps between validation videos; 0: none.")] = 500,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell this one of the loss, too: wandb, mlflow, ...; may be given more than once.", metavar="NAME"),
+    ] = None,
     keep: Annotated[int, typer.Option(help="How many of the last checkpoints stay.")] = 3,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that share each batch; 0: no Ray.")] = 1,
@@ -79,6 +83,7 @@ def train(
         checkpoint_every=checkpoint_every,
         sample_every=sample_every,
         keep=keep,
+        trackers=tuple(tracker or ()),
         restart=restart,
         workers=workers,
         gpus_per_worker=gpus_per_worker,

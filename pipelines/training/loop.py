@@ -29,6 +29,7 @@ from longvie.video import write_video
 from pipelines.storage import Storage, open_storage
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.options import TrainOptions
+from pipelines.training.trackers import Trackers
 
 LOG, BOARD, SAMPLES = "log.jsonl", "tensorboard", "samples"
 MODEL, RELEASE, LORA = "model", "release", "lora"
@@ -76,7 +77,7 @@ def train_here(
         checkpoints.load(steps_done, trainer.state())
     if rank == 0:
         tell("begin", step=steps_done, num_steps=recipe.num_steps, num_samples=len(data), batch=recipe.batch)
-    log = _Log(storage, options.out, steps_done) if rank == 0 else None
+    log = _Log(storage, options, key, steps_done) if rank == 0 else None
     started, first = time.monotonic(), steps_done
     for step in range(steps_done, recipe.num_steps):
         result = trainer.step(step)
@@ -93,6 +94,8 @@ def train_here(
             checkpoints.save(step + 1, trainer.state(), {"stage": result.stage, "workers": world_size})
             if rank == 0:
                 tell("checkpoint", step=step + 1)
+    if log is not None:
+        log.close()
     _export(trainer, options, storage, tell if rank == 0 else None)
 
 
@@ -148,10 +151,10 @@ def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tel
 
 
 class _Log:
-    """log.jsonl and TensorBoard. What a dead run logged past its last checkpoint is made again, to the bit."""
+    """log.jsonl, TensorBoard and trackers. What a dead run logged past its last checkpoint is made again, to the bit."""
 
-    def __init__(self, storage: Storage, out: str, steps_done: int) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, options: TrainOptions, key: str, steps_done: int) -> None:
+        self._storage, out = storage, options.out
         self._records: list[dict[str, Any]] = []
         try:
             lines = storage.read(LOG).decode().splitlines()
@@ -160,14 +163,20 @@ class _Log:
         self._records = [record for record in map(json.loads, lines) if record["step"] <= steps_done]
         board = str(Path(out) / BOARD) if "://" not in out else f"{out.rstrip('/')}/{BOARD}"
         self._board = SummaryWriter(board, purge_step=steps_done + 1)
+        self._trackers = Trackers(options.trackers, key, {"recipe": options.recipe, "seed": options.seed, "key": key})
 
     def add(self, numbers: dict[str, Any]) -> None:
         self._records.append(numbers)
         for name, value in numbers.items():
             if isinstance(value, float):
                 self._board.add_scalar(name, value, numbers["step"])
+        self._trackers.log(numbers)
 
     def write(self) -> None:
         """Before a checkpoint, so that none is ahead of its log."""
         self._storage.write(LOG, "".join(json.dumps(record) + "\n" for record in self._records).encode())
         self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+        self._trackers.finish()

@@ -12,6 +12,7 @@ from longvie.training.mixture import EncodedMixture
 from longvie.training.recipes import RECIPES, Recipe, degraded
 from pipelines.errors import UserError
 from pipelines.hashes import fingerprint
+from pipelines.training.trackers import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class TrainOptions:
         lora: rank of a LoRA that learns instead of the recipe's parameters.
         workers: 0: this process, without Ray.
         sample_every: steps between validation videos; 0: none.
+        trackers: told of the loss beside TensorBoard, by their names (trackers.py).
         retries: how often lost workers are replaced.
     """
 
@@ -49,6 +51,7 @@ class TrainOptions:
     checkpoint_every: int = 100
     sample_every: int = 500
     keep: int = 3
+    trackers: tuple[str, ...] = ()
     restart: bool = False
     workers: int = 1
     gpus_per_worker: int | None = None
@@ -75,6 +78,7 @@ class TrainOptions:
         ):
             if value is not None and not low <= value <= high:
                 raise UserError(f"{flag} is {value}; give a number from {low} to {high}")
+        check_trackers(self.trackers)
         if self.rate is not None and not (0 < self.rate < 1):
             raise UserError(f"--rate is {self.rate}; give a number between 0 and 1")
         if self.shares and len(self.shares) != len(self.data):

@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from wandb.proto.wandb_internal_pb2 import Record
 
 import pipelines.training.loop
 from longvie.models.encoders import encoder_fingerprint
@@ -247,6 +249,39 @@ def test_a_loss_that_is_no_number_ends_the_run(options: dict[str, Any], monkeypa
     assert [path.name for path in (Path(options["out"]) / "checkpoints").glob("*.json")] == ["00000002.json"]
 
 
+def test_a_tracker_is_told_of_every_step(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb, offline: what it keeps in its file is what log.jsonl says."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(options, trackers=("wandb",), sample_every=0)
+    (kept,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert kept.stem.removeprefix("run-") == json.loads((Path(options["out"]) / "recipe.json").read_text())["key"][:32]
+    told: dict[int, float] = {}
+    for record in map(Record.FromString, _leveldb_records(kept.read_bytes())):
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            told[int(row["_step"])] = row["loss"]
+    assert told == {line["step"]: pytest.approx(line["loss"]) for line in curve(Path(options["out"]))}
+
+
+def _leveldb_records(data: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log, after a header of 7 bytes: blocks of 32 KiB with fragments of records."""
+    place, parts = 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last fragment
+            yield parts
+            parts = b""
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -260,6 +295,10 @@ class TestRefusals:
             ({"rate": 2.0}, "--rate is 2.0"),
             ({"fresh": True, "lora": 4}, "--fresh and --lora"),
             ({"sample_every": -1}, "--sample-every is -1"),
+            ({"trackers": ("paper",)}, "--tracker is paper; choose one of aim"),
+            ({"trackers": ("clearml",)}, "--tracker clearml needs its package: pip install clearml"),
+            ({"shares": (1.0, 2.0)}, "--share is given 2 times, --data 1"),
+            ({"shares": (0.0,)}, "--share is 0.0"),
         ],
     )
     def test_options(self, options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
