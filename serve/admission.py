@@ -8,6 +8,7 @@ import math
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from serve.uploads import Uploads, reference_of
 
 _CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
 _IDS_AT_A_TIME = 64
+_LOOK_SECONDS = 0.25
 Fill = Callable[[Uploads], None]  # puts the files of a multipart body into a request's uploads
 
 
@@ -36,6 +38,7 @@ class Admission:
         self.places = places
         self._prober = Prober(settings.card.fps, settings.limits)
         self._ids = _NewIds(store)
+        self._full, self._looked_at = False, float("-inf")
 
     def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
@@ -108,8 +111,11 @@ class Admission:
         return job
 
     def check_room(self) -> None:
-        """Refuse early, before bodies are read into files; `create` decides."""
-        if self.store.waiting() >= self.settings.limits.queued:
+        """Refuse early, before bodies are read into files, by what was so a moment ago; `create` decides."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_SECONDS:
+            self._full, self._looked_at = self.store.waiting() >= self.settings.limits.queued, now
+        if self._full:
             raise self._refusal(QueueFull())
 
     def known(self, owner: Owner, key: str | None, fingerprint: str) -> Job | None:

@@ -127,7 +127,6 @@ class JobStore:
                 tx.execute(
                     idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=fingerprint)
                 )
-            tx.execute(_NOT_TRASH, {"of": new.id})
             tx.execute(_NEW_EVENT, {"job_id": new.id, "number": 0, "type": "state", "data": {"status": "queued"}})
             add_total(tx, "jobs_created", 1)
             return Job(number=made.number, video=None, **row)
@@ -242,9 +241,12 @@ class JobStore:
             return list(tx.scalars(sa.select(jobs.c.id).where(jobs.c.expires_at <= self.clock())))
 
     def trash(self) -> Sequence[str]:
-        """Whose files can go now."""
-        with self.engine.begin() as tx:
-            return list(tx.scalars(sa.select(trash.c.job_id).where(trash.c.not_before <= self.clock())))
+        """Whose files can go now: of jobs that were deleted, or never recorded."""
+        recorded = sa.select(jobs.c.id).where(jobs.c.id == trash.c.job_id).exists()
+        with begin(self.engine) as tx:
+            due = trash.c.not_before <= self.clock()
+            tx.execute(trash.delete().where(due, recorded))  # expected once, and it came
+            return list(tx.scalars(sa.select(trash.c.job_id).where(due)))
 
     def forget_trash(self, job_id: str) -> None:
         with begin(self.engine) as tx:
@@ -278,7 +280,6 @@ class JobStore:
 # What every request needs, compiled once
 _QUEUED = sa.select(sa.func.count()).where(jobs.c.status == "queued")
 _NEW_JOB, _NEW_EVENT = jobs.insert(), events.insert()
-_NOT_TRASH = trash.delete().where(trash.c.job_id == sa.bindparam("of"))
 _ADD_TOTAL = (
     totals.update().where(totals.c.name == sa.bindparam("of")).values(value=totals.c.value + sa.bindparam("more"))
 )
