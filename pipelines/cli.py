@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import flags
 from pipelines.bench.cli import bench
 from pipelines.encoding.cli import encode
 from pipelines.evaluation.cli import evaluate
@@ -45,9 +46,9 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help="Diffusers folder or hub name; default: the embedded model.")
     ] = None,
-    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
-    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default by device.")] = None,
+    control: flags.Control = None,
+    attention: flags.Attention = None,
+    dtype: flags.Dtype = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default by what a worker is given.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
@@ -68,14 +69,14 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Of videos that name none (0); the new one with --from-segment.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    restart: flags.Restart = False,
     from_segment: Annotated[int | None, typer.Option(help="Make segments K.. again.", metavar="K")] = None,
     prompt: Annotated[str | None, typer.Option(help="The new prompt, with --from-segment.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
-    gpus_per_worker: Annotated[int | None, typer.Option(help="Default: 1 where there are GPUs, else 0.")] = None,
-    threads_per_worker: Annotated[int, typer.Option(help="CPU threads; they decide the last bits.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    workers: flags.Workers = None,
+    gpus_per_worker: flags.GpusPerWorker = None,
+    threads_per_worker: flags.ThreadsPerWorker = 1,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
     max_retries: Annotated[int, typer.Option(help="Failures in a row before a video is given up.")] = 3,
     log_format: LogFormat = "text",
 ) -> None:
@@ -159,7 +160,7 @@ def demo(
     segments: Annotated[int, typer.Option(help="How long: segments of the model, 1 or more.")] = 6,
     scene: Annotated[int | None, typer.Option(help="A synthetic scene with this seed, in place of a video.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model; default: the embedded one.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    restart: flags.Restart = False,
     workers: Annotated[int | None, typer.Option(help="As in generate.")] = None,
     log_format: LogFormat = "text",
 ) -> None:
@@ -182,8 +183,8 @@ def demo(
 @model_app.command("check")
 def check_model(
     base: Annotated[str | None, typer.Argument(help="Folder, .safetensors or .index.json; default: embedded.")] = None,
-    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
-    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
+    control: flags.Control = None,
+    attention: flags.Attention = None,
     config: Annotated[str | None, typer.Option(help="config.json of the transformer, if not the 14B one.")] = None,
 ) -> None:
     """Account for every tensor of the weights you have; exit code 1 if they do not fit."""

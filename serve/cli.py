@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines import flags
 from pipelines.cli import app
 from pipelines.cli import main as run_command
 from serve.client_cli import app as client_app
@@ -19,8 +20,8 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="Diffusers folder or hub name; default: the embedded model.")
     ] = None,
-    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
-    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
+    control: flags.Control = None,
+    attention: flags.Attention = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8000,
     database: Annotated[
@@ -32,7 +33,7 @@ def serve(
     replicas: Annotated[str, typer.Option(help="Engines: a number, or MIN:MAX.")] = "1",
     gpus: Annotated[float | None, typer.Option(help="GPUs of an engine; default: 1 where there are any.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of an engine; they decide the last bits.")] = 1,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default by device.")] = None,
+    dtype: flags.Dtype = None,
     max_queue: Annotated[int, typer.Option(help="Jobs that may wait.")] = 1000,
     max_seconds: Annotated[float, typer.Option(help="Of a video.")] = 600.0,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 1 << 30,
@@ -45,7 +46,7 @@ def serve(
     ] = None,
     lease_seconds: Annotated[float, typer.Option(help="After which a silent engine's job goes to another.")] = 15.0,
     retention_days: Annotated[float, typer.Option(help="That a video is kept once it ended; 0: for ever.")] = 7.0,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
+    address: flags.Address = None,
 ) -> None:
     """Serve the model over HTTP; videos are watched while they are made."""
     from pipelines.generation.plan import ModelChoice

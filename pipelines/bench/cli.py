@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import flags
+
 
 def bench(
     name: Annotated[str, typer.Argument(help="longvgenbench-mini or longvgenbench.", metavar="BENCHMARK")],
     out: Annotated[str, typer.Option(help="Folder for videos, runs, scores, summary.json and report.html.")],
     model: Annotated[str | None, typer.Option(help="As in generate; default: the embedded model.")] = None,
-    control: Annotated[str | None, typer.Option(help="Released control.safetensors.")] = None,
-    attention: Annotated[str | None, typer.Option(help="Released dit.safetensors.")] = None,
+    control: flags.Control = None,
+    attention: flags.Attention = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,17 +33,17 @@ def bench(
     ] = None,
     depth: Annotated[str, typer.Option(help="What estimates depth, as in prepare.")] = "builtin",
     tracker: Annotated[str, typer.Option(help="What follows points, as in prepare.")] = "lucas-kanade",
-    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS, too: needs AlexNet's weights from the net.")] = False,
+    lpips: flags.Lpips = False,
     vbench_python: Annotated[
         str | None, typer.Option(help="Python of an environment with VBench: run it.", metavar="PYTHON")
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 10_000,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
-    gpus_per_worker: Annotated[int | None, typer.Option(help="Default: 1 where there are GPUs, else 0.")] = None,
-    threads_per_worker: Annotated[int, typer.Option(help="CPU threads; they decide the last bits.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    resamples: flags.Resamples = 10_000,
+    workers: flags.Workers = None,
+    gpus_per_worker: flags.GpusPerWorker = None,
+    threads_per_worker: flags.ThreadsPerWorker = 1,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Run a benchmark and its ablations end to end, or go on with what is unfinished."""
     from pipelines.bench.options import BenchOptions

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import flags
+
 
 def encode(
     prepared: Annotated[str, typer.Argument(help="Folder or URI that longvie prepare finished.", metavar="PREPARED")],
@@ -27,16 +29,16 @@ def encode(
     seed: Annotated[int, typer.Option(help="That degradation is drawn from.")] = 0,
     segments_per_shard: Annotated[int, typer.Option(help="Segments of one file at most.")] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything could not be encoded.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    restart: flags.Restart = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what was made of videos PREPARED lacks now.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
+    workers: flags.Workers = None,
     gpus_per_worker: Annotated[
         float | None, typer.Option(help="As in 0.5; default: 1 where there are GPUs, else 0.")
     ] = None,
-    threads_per_worker: Annotated[int, typer.Option(help="CPU threads; they decide the last bits.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    threads_per_worker: flags.ThreadsPerWorker = 1,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Turn prepared videos into what training reads, or go on with what is unfinished."""
     from pipelines.encoding.options import EncodeOptions, parse_history

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import flags
+
 
 def evaluate(
     generated: Annotated[
@@ -21,23 +23,23 @@ def evaluate(
     ] = None,
     depth: Annotated[str, typer.Option(help="What estimates depth again, as in prepare.")] = "builtin",
     tracker: Annotated[str, typer.Option(help="What follows points again, as in prepare.")] = "lucas-kanade",
-    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS, too: needs AlexNet's weights from the net.")] = False,
+    lpips: flags.Lpips = False,
     vbench_json: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE, an ..._eval_results.json that VBench wrote.")
     ] = None,
     vbench_python: Annotated[
         str | None, typer.Option(help="Python of an environment with VBench: run it.", metavar="PYTHON")
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
-    threads_per_worker: Annotated[int, typer.Option(help="CPU threads; they decide the last bits.")] = 1,
+    resamples: flags.Resamples = 10_000,
+    seed: flags.Resamples = 0,
+    report: flags.Report = True,
+    restart: flags.Restart = False,
+    workers: flags.Workers = None,
+    threads_per_worker: flags.ThreadsPerWorker = 1,
     gpus_per_worker: Annotated[float, typer.Option(help="For depth and the VAE, as in 0.5.")] = 0.0,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Score generated long videos against the prepared ones, or go on with what is unfinished."""
     from pipelines.evaluation.options import EvaluateOptions

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import flags
+
 
 def prepare(
     inputs: Annotated[
@@ -17,10 +19,10 @@ def prepare(
     model: Annotated[
         str | None, typer.Option(help="Take size, fps and segment length from this model; tiny: the embedded one.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second; default 16.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; default 640x352.")] = None,
+    fps: flags.Fps = None,
+    size: flags.Size = None,
     fit: Annotated[str, typer.Option(help="crop, pad or stretch frames of another shape.")] = "crop",
-    segment_length: Annotated[int | None, typer.Option(help="Frames a segment; default 81.")] = None,
+    segment_length: flags.SegmentLength = None,
     cuts: Annotated[bool, typer.Option(help="Cut sources into shots; --no-cuts: each is one shot.")] = True,
     cut_threshold: Annotated[float, typer.Option(help="A cut changes so many times as much as its neighbours.")] = 3.0,
     min_frames: Annotated[int | None, typer.Option(help="Shorter shots are left out; default: half a segment.")] = None,
@@ -35,7 +37,7 @@ def prepare(
         str, typer.Option("--sparse", "--tracker", help="Point tracker, or openpose, dwpose.")
     ] = "lucas-kanade",
     scope: Annotated[str, typer.Option(help="Scale depth over each video, the dataset or each segment.")] = "video",
-    prompt: Annotated[str | None, typer.Option(help="The prompt of every segment; default: 'a video'.")] = None,
+    prompt: flags.Prompt = None,
     sidecars: Annotated[bool, typer.Option("--sidecars", help="Prompts lie beside videos: NAME.txt or .json.")] = False,
     captioner: Annotated[
         str | None, typer.Option(help="OpenAI-compatible endpoint that writes prompts.", metavar="URL")
@@ -43,9 +45,9 @@ def prepare(
     caption_model: Annotated[str | None, typer.Option(help="The captioner's model.", metavar="NAME")] = None,
     keep_depth: Annotated[bool, typer.Option(help="Keep depth files once the controls are made.")] = True,
     cond_json: Annotated[bool, typer.Option("--cond-json", help="Also write the authors' cond.json layout.")] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    report: flags.Report = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything could not be prepared.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    restart: flags.Restart = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what was made of sources not named now.")] = False,
     dtype: Annotated[str, typer.Option(help="Of estimators: float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Frames an estimator is given at once.")] = 8,
@@ -53,9 +55,9 @@ def prepare(
     threads_per_worker: Annotated[int, typer.Option(help="CPU threads of a depth worker; part of the result.")] = 1,
     depth_gpus: Annotated[float, typer.Option(help="GPUs of a depth worker, as in 0.5.")] = 0.0,
     sparse_gpus: Annotated[float, typer.Option(help="GPUs of a control worker, as in 0.25.")] = 0.0,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Turn videos into controls, exact statistics and segments, or go on with what is unfinished."""
     from pipelines.preparation.options import PrepareOptions

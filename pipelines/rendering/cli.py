@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines import flags
+
 if TYPE_CHECKING:
     from pipelines.preparation.run import Summary
     from pipelines.progress import Report
@@ -19,21 +21,21 @@ def render(
     model: Annotated[
         str | None, typer.Option(help="Take size, fps and segment length from this model; tiny: the embedded one.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second; default 16.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; default 640x352.")] = None,
-    segment_length: Annotated[int | None, typer.Option(help="Frames a segment; default 81.")] = None,
+    fps: flags.Fps = None,
+    size: flags.Size = None,
+    segment_length: flags.SegmentLength = None,
     num_frames: Annotated[int | None, typer.Option(help="How long; default: to the animation's last key.")] = None,
     seconds: Annotated[float | None, typer.Option(help="The same in seconds.")] = None,
     camera: Annotated[str | None, typer.Option(help="Which camera, if there are several.", metavar="NAME")] = None,
     animation: Annotated[str | None, typer.Option(help="The only one to play; default: all.", metavar="NAME")] = None,
     grid: Annotated[str | None, typer.Option(help="Tracked points, ROWSxCOLUMNS; default 50x50, or what fits.")] = None,
     supersampling: Annotated[int, typer.Option(help="Rays a pixel's side where colours change.")] = 2,
-    prompt: Annotated[str | None, typer.Option(help="The prompt of every segment; default: 'a video'.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    prompt: flags.Prompt = None,
+    restart: flags.Restart = False,
+    workers: flags.Workers = None,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Turn an animated 3-D scene into a video with exact depth and tracks, prepared as controls."""
     from pipelines.rendering.options import RenderOptions

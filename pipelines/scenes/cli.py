@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines import flags
+
 
 def scenes(
     out: Annotated[str, typer.Option(help="Folder or URI for the scenes and all that prepare makes of them.")],
@@ -27,11 +29,11 @@ def scenes(
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT.")] = None,
     segment_length: Annotated[int | None, typer.Option(help="Frames a segment.")] = None,
     keep_depth: Annotated[bool, typer.Option(help="Keep prepared depth files once the controls are made.")] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Default: as many as fit; 0: this process, no Ray.")] = None,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
-    log_format: Annotated[str, typer.Option(help="text (bars on a terminal) or json (a line an event).")] = "text",
+    restart: flags.Restart = False,
+    workers: flags.Workers = None,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
+    log_format: flags.LogFormat = "text",
 ) -> None:
     """Make synthetic videos with exact depth, tracks and captions, prepared as controls."""
     from pipelines.rendering.cli import finish

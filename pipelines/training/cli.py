@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines import flags
+
 
 def train(
     data: Annotated[
@@ -39,16 +41,18 @@ def train(
     sample_every: Annotated[int, typer.Option(help="Steps between validation videos; 0: none.")] = 500,
     tracker: Annotated[
         list[str] | None,
-        typer.Option(help="Tell this one of the loss, too: wandb, mlflow, ...; may be given more than once.", metavar="NAME"),
+        typer.Option(
+            help="Tell this one of the loss, too: wandb, mlflow, ...; may be given more than once.", metavar="NAME"
+        ),
     ] = None,
     keep: Annotated[int, typer.Option(help="How many of the last checkpoints stay.")] = 3,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever exists.")] = False,
+    restart: flags.Restart = False,
     workers: Annotated[int, typer.Option(help="Processes that share each batch; 0: no Ray.")] = 1,
     gpus_per_worker: Annotated[int | None, typer.Option(help="0 or 1; default: 1 where there are GPUs.")] = None,
     threads_per_worker: Annotated[int, typer.Option(help="CPU threads of a worker; part of the result.")] = 1,
     retries: Annotated[int, typer.Option(help="How often lost workers are replaced.")] = 3,
-    address: Annotated[str | None, typer.Option(help="Join this Ray cluster (HOST:PORT or auto).")] = None,
-    wait_for_nodes: Annotated[float, typer.Option(help="Seconds a cluster may take to grow.")] = 0.0,
+    address: flags.Address = None,
+    wait_for_nodes: flags.WaitForNodes = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the recipe takes on --workers GPUs, and end; needs no data.")
     ] = False,
