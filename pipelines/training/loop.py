@@ -151,7 +151,7 @@ def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tel
 
 
 class _Log:
-    """log.jsonl, TensorBoard and trackers. What a dead run logged past its last checkpoint is made again, to the bit."""
+    """log.jsonl, TensorBoard, trackers. What a dead run logged past its last checkpoint is made again, to the bit."""
 
     def __init__(self, storage: Storage, options: TrainOptions, key: str, steps_done: int) -> None:
         self._storage, out = storage, options.out
