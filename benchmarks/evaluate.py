@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from longvie.controls.depth import load_depth_estimator
-from longvie.controls.tracks import Tracks, load_point_tracker
+from longvie.controls.loading import load_depth_estimator, load_point_tracker
+from longvie.controls.tracks import Tracks
 from longvie.media import Video, local_path, resampled
 from longvie.metrics import adherence, temporal
 from longvie.metrics.fidelity import fidelity

@@ -106,31 +106,6 @@ class PointTracker(Protocol):
         ...
 
 
-TRACKER_SPECS = "lucas-kanade, cotracker3:FOLDER, spatialtracker:FOLDER"
-
-
-def load_point_tracker(spec: str = "lucas-kanade", *, device: str = "cpu", dtype: str = "float32") -> PointTracker:
-    """Load the tracker that `spec` names, one of `TRACKER_SPECS`.
-
-    Args:
-        device, dtype: where a neural tracker runs and in which precision.
-
-    Raises:
-        TrackError: if there is no such tracker, or its code or weights cannot be had.
-    """
-    name, _, where = spec.partition(":")
-    if spec == "lucas-kanade":
-        from longvie.controls.lucas_kanade import LucasKanade
-
-        return LucasKanade()
-    if name in ("cotracker3", "spatialtracker"):
-        from longvie.controls import track_adapters
-
-        adapter = track_adapters.CoTracker3 if name == "cotracker3" else track_adapters.SpatialTracker
-        return adapter(where, device=device, dtype=dtype)
-    raise TrackError(f"there is no tracker {spec!r}; give one of: {TRACKER_SPECS}")
-
-
 class SuppliedTracks:
     """Tracks that the user gives: one .npz for the whole video, or one a segment, in order.
 

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from longvie.controls.depth import load_depth_estimator
-from longvie.controls.tracks import PointTracker, Tracks, load_point_tracker
+from longvie.controls.loading import load_depth_estimator, load_point_tracker
+from longvie.controls.tracks import PointTracker, Tracks
 from longvie.media import Video, local_path, resampled
 from longvie.metrics import adherence, temporal
 from longvie.metrics.fidelity import Lpips, fidelity, load_lpips

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float16, UInt8
 from numpy import ndarray
 
+from longvie.controls.loading import load_point_tracker
 from longvie.controls.normalize import HIGH_PERCENTILE, LOW_PERCENTILE, DepthHistogram, normalize_depth
 from longvie.controls.render import default_grid
-from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks, load_point_tracker
+from longvie.controls.tracks import PointTracker, SuppliedTracks, Tracks
 from longvie.media import CONTROL, GREY, VideoError, resampled, write_image, write_video
 from longvie.segments import Segment
 from pipelines.fetch import LocalCopies

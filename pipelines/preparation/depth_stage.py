@@ -17,8 +17,9 @@ import pyarrow as pa
 from jaxtyping import Float, Float16
 from numpy import ndarray
 
-from longvie.controls.depth import DepthEstimator, load_depth_estimator
+from longvie.controls.depth import DepthEstimator
 from longvie.controls.depth_files import SuppliedDepth
+from longvie.controls.loading import load_depth_estimator
 from longvie.controls.normalize import DepthHistogram, store_depth
 from longvie.media import Video, resampled, timeline
 from pipelines.fetch import LocalCopies

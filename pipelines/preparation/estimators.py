@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from longvie.controls.depth import load_depth_estimator
 from longvie.controls.edges import DENSE_KINDS, Detector, load_dense_detector
 from longvie.controls.keypoints import load_pose_detector
-from longvie.controls.tracks import load_point_tracker
+from longvie.controls.loading import load_depth_estimator, load_point_tracker
 from pipelines.preparation.recipe import Estimator
 
 EDGES = tuple(kind for kind in DENSE_KINDS if kind != "depth")

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from longvie.controls import depth_adapters
-from longvie.controls.depth import DepthError, load_depth_estimator
+from longvie.controls.depth import DepthError
+from longvie.controls.loading import load_depth_estimator
 
 SIZE = (36, 60)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longvie.controls.tracks import TrackError, load_point_tracker
+from longvie.controls.loading import load_point_tracker
+from longvie.controls.tracks import TrackError
 
 POINTS = np.array([[4.5, 5.5], [30.5, 8.5]], np.float32)
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longvie.controls.loading import load_point_tracker
 from longvie.controls.lucas_kanade import LucasKanade
 from longvie.controls.render import uniform_grid
-from longvie.controls.tracks import SuppliedTracks, TrackError, Tracks, load_point_tracker, sample_depth
+from longvie.controls.tracks import SuppliedTracks, TrackError, Tracks, sample_depth
 from longvie.segments import plan_segments
 
 HEIGHT, WIDTH = 96, 160
@@ -216,7 +217,7 @@ from pathlib import Path
 import numpy as np
 from longvie.controls import depth, depth_files, edges, normalize
 from longvie.controls.render import default_grid
-from longvie.controls.tracks import load_point_tracker
+from longvie.controls.loading import load_point_tracker
 frames = np.random.default_rng(0).integers(0, 256, (81, 352, 640, 3), np.uint8)
 points = default_grid(352, 640)
 tracks = load_point_tracker()(frames[:3], points, np.zeros((3, 352, 640), np.uint8))

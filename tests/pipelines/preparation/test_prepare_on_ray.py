@@ -206,7 +206,7 @@ def test_workers_are_free_of_torch() -> None:
     code = (
         "import sys, ray.data;"
         "from pipelines.preparation import unit_worker, stages, depth_stage, control_stage, caption_stage;"
-        "from longvie.controls.tracks import load_point_tracker; load_point_tracker('lucas-kanade');"
+        "from longvie.controls.loading import load_point_tracker; load_point_tracker('lucas-kanade');"
         "from longvie.controls.edges import load_dense_detector; load_dense_detector('canny');"
         "sys.exit('torch' in sys.modules)"
     )
