@@ -1,4 +1,4 @@
-"""Draws the card's picture of a training run: `python benchmarks/tiny_curve.py out/tiny/log.jsonl curve.png`."""
+"""Draws the card's picture of a training run: `python benchmarks/tiny_curve.py out/tiny/run/log.jsonl curve.png`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-SMOOTHING = 3  # records a mean is taken over
+SMOOTHING = 20  # records a mean is taken over; each is of one step
 
 
 def draw(log: Path, picture: Path) -> None:
-    """Loss of each set of controls, by step; a step logged twice, after an interruption, counts as last logged."""
-    records = {record["step"]: record["loss"] for record in map(json.loads, log.open()) if "step" in record}
+    """Loss of each set of controls, by step."""
+    records = {record["step"]: record for record in map(json.loads, log.open())}
     figure, axes = plt.subplots(figsize=(5, 3), dpi=100)
     for name in ("both", "dense", "sparse", "none"):
-        points = [(step, loss[name]) for step, loss in sorted(records.items()) if name in loss]
+        points = [(step, one[f"loss/{name}"]) for step, one in sorted(records.items()) if f"loss/{name}" in one]
         values = [value for _, value in points]
         means = [
             sum(values[max(0, i - SMOOTHING + 1) : i + 1]) / len(values[max(0, i - SMOOTHING + 1) : i + 1])
             for i in range(len(values))
         ]
         axes.plot([step for step, _ in points], means, label=name)
-    axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="training loss", ylim=(0, 0.6))
     axes.legend()
     figure.tight_layout()
     figure.savefig(picture)

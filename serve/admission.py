@@ -6,11 +6,9 @@ import hashlib
 import json
 import math
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from longvie.config import GenerationConfig, check_size
@@ -46,8 +44,7 @@ class Admission:
         card = self.settings.card
         if asked.model not in (None, card.name):
             raise invalid("model", f"model {str(asked.model)[:64]!r} is not served; leave it out or give {card.name!r}")
-        with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
-            uploads = self.uploads(folder)
+        with self.uploads() as uploads:
             fill(uploads)
             for name, param, value in _references(asked):
                 uploads.add_reference(name, param, value)
@@ -90,7 +87,7 @@ class Admission:
         """
         job_id = self._ids.take()
         for name in request["files"].values():
-            self.places.storage.put(self.places.input_name(job_id, name), uploads.path(name))
+            uploads.store(name, self.places.storage, self.places.input_name(job_id, name))
         keep(job_id)
         new = NewJob(
             id=job_id,
@@ -131,9 +128,8 @@ class Admission:
         wait = str(self.settings.limits.retry_after)
         return ApiError(429, "queue_full", "as many videos wait as may; try again later", headers={"Retry-After": wait})
 
-    def uploads(self, folder: str) -> Uploads:
-        settings = self.settings
-        return Uploads(Path(folder), self._prober, settings.limits, settings.url_prefixes)
+    def uploads(self) -> Uploads:
+        return Uploads(self._prober, self.settings.limits, self.settings.url_prefixes)
 
     def _config(self, asked: VideoRequest) -> tuple[dict[str, Any], int]:
         card, limits = self.settings.card, self.settings.limits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from typing import Any
 
 from longvie.media import Video, write_image
@@ -22,8 +21,7 @@ def extend(door: Admission, asked: ExtensionRequest, owner: Owner, key: str | No
         fill: puts an uploaded video into uploads, in place of an id.
     """
     door.check_room()
-    with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
-        uploads = door.uploads(folder)
+    with door.uploads() as uploads:
         if fill is None:
             if asked.video is None:
                 raise invalid(
@@ -156,8 +154,7 @@ def remix(door: Admission, video_id: str, asked: RemixRequest, owner: Owner, key
         "remixes": before.id,
         "from_segment": start,
     }
-    with tempfile.TemporaryDirectory(prefix="longvie-upload-") as folder:
-        uploads = door.uploads(folder)
+    with door.uploads() as uploads:
 
         def copy(name: str, target: str) -> None:
             storage.get(name, uploads.path("kept"))

@@ -11,6 +11,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,11 @@ class Prober:
         self._limits = limits
         self._known: dict[tuple[str, str], Probed] = {}
 
-    def probe(self, param: str, kind: str, path: Path, sha256: str) -> Probed:
-        """As the function `probe`; `sha256` is the file's."""
+    def probe(self, param: str, kind: str, path: Callable[[], Path], sha256: str) -> Probed:
+        """As the function `probe`; `sha256` is the file's, `path` says where it lies if it must be read."""
         known = self._known.get((kind, sha256))
         if known is None:
-            known = probe(param, kind, path, self._fps, self._limits)
+            known = probe(param, kind, path(), self._fps, self._limits)
             while len(self._known) >= _REMEMBERED:
                 self._known.pop(next(iter(self._known)), None)
             self._known[kind, sha256] = known

@@ -10,13 +10,15 @@ import base64
 import binascii
 import hashlib
 import shutil
-from dataclasses import dataclass, field
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
 
+from pipelines.storage import Storage
 from serve.errors import ApiError, invalid
 from serve.probe import Probed, Prober
 from serve.settings import Limits
@@ -25,26 +27,54 @@ SAMPLE = Path(__file__).parents[1] / "examples" / "big_buck_bunny.mp4"
 KINDS = {"first_frame": "image", "dense": "video", "sparse": "video", "source": "video", "clip": "video"}
 _FIELDS = {"clip": "video"}  # what a request calls a file, where that is another name
 _FETCH_SECONDS = 60.0
+_SMALL_BYTES = 1 << 20  # of a file that is held in memory
 
 
-@dataclass
 class Uploads:
-    """The files of one request, by field; in a folder that the caller removes."""
+    """The files of one request, by field. A context, at whose end they are gone.
 
-    folder: Path
-    prober: Prober
-    limits: Limits
-    url_prefixes: tuple[str, ...]
-    probed: dict[str, Probed] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)
+    A small file is held in memory, and comes to lie in a folder only when its path is asked for.
+    """
+
+    def __init__(self, prober: Prober, limits: Limits, url_prefixes: tuple[str, ...]) -> None:
+        self._prober, self._limits, self._url_prefixes = prober, limits, url_prefixes
+        self._small: dict[str, bytes] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.probed: dict[str, Probed] = {}
+        self.sha256: dict[str, str] = {}
+
+    def __enter__(self) -> Uploads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        """Where a file lies, or may be put."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="longvie-upload-")
+        path = Path(self._folder.name, name)
+        if name in self._small:
+            path.write_bytes(self._small.pop(name))
+        return path
+
+    def store(self, name: str, storage: Storage, target: str) -> None:
+        """Put a file into a storage."""
+        if name in self._small:
+            storage.write(target, self._small[name])
+        else:
+            storage.put(target, self.path(name))
 
     def add_file(self, name: str, param: str, file: BinaryIO) -> None:
         """A part of a multipart body."""
         self._once(name, param)
+        start = file.read(_SMALL_BYTES + 1)
+        if len(start) <= _SMALL_BYTES:
+            self._small[name] = start
+            return
         with self.path(name).open("wb") as target:
+            target.write(start)
             shutil.copyfileobj(file, target, 1 << 20)
 
     def add_reference(self, name: str, param: str, value: str) -> None:
@@ -55,27 +85,38 @@ class Uploads:
                 raise invalid(param, f"{param}: this installation has no sample; upload a video")
             shutil.copy(SAMPLE, self.path(name))
         elif value.startswith("data:"):
-            self.path(name).write_bytes(_data(param, value))
+            self._small[name] = _data(param, value)
         else:
             self._fetch(name, param, value)
 
     def probe(self) -> None:
         """Look into every file; 422 naming the field of the first that cannot be used."""
         for name, kind in KINDS.items():
-            if self.path(name).exists():
-                with self.path(name).open("rb") as file:
-                    self.sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            if self._has(name):
                 param = _FIELDS.get(name, name)
-                if not self.path(name).stat().st_size:
+                if not self._size(name):
                     raise invalid(param, f"{param} is empty", "unreadable_media")
-                self.probed[name] = self.prober.probe(param, kind, self.path(name), self.sha256[name])
+                self.sha256[name] = self._digest(name)
+                self.probed[name] = self._prober.probe(param, kind, partial(self.path, name), self.sha256[name])
+
+    def _has(self, name: str) -> bool:
+        return name in self._small or (self._folder is not None and self.path(name).exists())
+
+    def _size(self, name: str) -> int:
+        return len(self._small[name]) if name in self._small else self.path(name).stat().st_size
+
+    def _digest(self, name: str) -> str:
+        if name in self._small:
+            return hashlib.sha256(self._small[name]).hexdigest()
+        with self.path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _once(self, name: str, param: str) -> None:
-        if self.path(name).exists():
+        if self._has(name):
             raise invalid(param, f"{param} is given twice")
 
     def _fetch(self, name: str, param: str, url: str) -> None:
-        if not _allowed(url, self.url_prefixes):
+        if not _allowed(url, self._url_prefixes):
             raise invalid(
                 param, f"{param}: this server takes no such URL or path; upload the file, or a data: URI", "url_refused"
             )
@@ -89,8 +130,10 @@ class Uploads:
                 size = 0
                 for block in answer.iter_bytes(1 << 20):
                     size += len(block)
-                    if size > self.limits.body_bytes:
-                        raise ApiError(413, "too_large", f"{param} has more than {self.limits.body_bytes} bytes", param)
+                    if size > self._limits.body_bytes:
+                        raise ApiError(
+                            413, "too_large", f"{param} has more than {self._limits.body_bytes} bytes", param
+                        )
                     target.write(block)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise invalid(

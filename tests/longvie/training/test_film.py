@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from longvie.media import CONTROL, Video, write_video
 from longvie.scenes import render_scene
-from longvie.training.film import kept_spans, write_parts
+from longvie.training.film import kept_spans, write_held_out, write_parts
 from longvie.training.tiny import FPS, HEIGHT, WIDTH
 
 
@@ -40,3 +40,5 @@ def test_parts_are_written_without_loss_and_mirrored(tmp_path: Path) -> None:
     stamps = [path.stat().st_mtime_ns for path in made]
     write_parts(tmp_path / "film.mp4", tmp_path / "parts", held_out=((1.0, 2.0),))
     assert [path.stat().st_mtime_ns for path in made] == stamps, "what exists is left"
+    (rest,) = write_held_out(tmp_path / "film.mp4", tmp_path / "rest", held_out=((1.0, 2.0),))
+    assert np.array_equal(Video(rest).read(range(8)), frames[8:16])
