@@ -249,6 +249,15 @@ def test_a_loss_that_is_no_number_ends_the_run(options: dict[str, Any], monkeypa
     assert [path.name for path in (Path(options["out"]) / "checkpoints").glob("*.json")] == ["00000002.json"]
 
 
+def test_several_datasets_are_mixed_and_another_mixture_is_another_run(options: dict[str, Any]) -> None:
+    short = {"steps": (("control", 1), ("degradation", 1)), "sample_every": 0, "data": 2 * options["data"]}
+    log = run(options, **short, shares=(3.0, 1.0))
+    assert log.of("begin")[0]["num_samples"] == 12
+    assert [event["step"] for event in log.of("step")] == [1, 2]
+    with pytest.raises(UserError, match="another recipe, seed, model or data"):
+        run(options, **short, shares=(1.0, 1.0))
+
+
 def test_a_tracker_is_told_of_every_step(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
