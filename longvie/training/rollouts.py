@@ -41,11 +41,11 @@ def draw_chains(places: Sequence[Mapping[str, Any]], count: int, seed: int, *pla
     """Videos in an order drawn from the seed, until they have `count` segments that follow another.
 
     Args:
-        places: of each sample its video_id and segment, in order; see `EncodedMixture.places`.
+        places: of each sample what `EncodedMixture.place` says, in order.
 
     Returns:
-        Rows of `places`, a list a video: segment 0 and those that follow without a gap. The last video may be cut
-        short, so that there are just `count` rows beside segments 0; fewer if there are no more.
+        Rows of `places`, a list a video: segment 0 and those that follow without a gap and have the same controls. The
+        last video may be cut short, so that there are just `count` rows beside segments 0; fewer if there are no more.
     """
     chains: list[list[int]] = []
     for row, said in enumerate(places):
@@ -53,7 +53,8 @@ def draw_chains(places: Sequence[Mapping[str, Any]], count: int, seed: int, *pla
             chains.append([row])
         elif chains:
             last = places[chains[-1][-1]]
-            if (last["video_id"], last["segment"] + 1) == (said["video_id"], said["segment"]):
+            follows = last["segment"] + 1 == said["segment"]
+            if follows and all(last[name] == said[name] for name in ("video_id", "has_dense", "has_sparse")):
                 chains[-1].append(row)
     chains = [chain for chain in chains if len(chain) > 1]
     chosen = []

@@ -61,11 +61,14 @@ def test_a_rollout_is_what_the_generator_makes(data: EncodedMixture) -> None:
     st.lists(st.tuples(st.integers(1, 6), st.sets(st.integers(0, 5), max_size=3)), max_size=8),
     st.integers(0, 20),
     st.integers(0, 5),
+    st.integers(0, 6),
 )
-def test_chains_are_videos_from_their_beginning(videos: list[tuple[int, set[int]]], count: int, seed: int) -> None:
-    """Some segments are missing, as those that could not be encoded are."""
+def test_chains_are_videos_from_their_beginning(
+    videos: list[tuple[int, set[int]]], count: int, bare: int, seed: int
+) -> None:
+    """Some segments are missing, as those that could not be encoded are, and some have other controls than the rest."""
     places = [
-        {"video_id": f"v{k}", "segment": segment}
+        {"video_id": f"v{k}", "segment": segment, "has_dense": True, "has_sparse": segment != bare}
         for k, (length, missing) in enumerate(videos)
         for segment in range(length)
         if segment not in missing
@@ -79,7 +82,8 @@ def test_chains_are_videos_from_their_beginning(videos: list[tuple[int, set[int]
         assert len(chain) > 1
     following = 0
     for length, missing in videos:
-        whole = min(missing | {length})
+        changed = {bare, bare + 1} - {0} if bare else {1}
+        whole = min(missing | {length} | changed)
         following += max(0, whole - 1)
     assert sum(len(chain) - 1 for chain in chains) == min(count, following)
     assert chains == draw_chains(places, count, seed, 1)
