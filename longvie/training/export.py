@@ -23,7 +23,7 @@ from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.pipeline import LongViePipeline
 from longvie.training.sharding import whole
 
-__all__ = ["export_pipeline", "export_release", "gather_weights", "transformer_of"]
+__all__ = ["export_pipeline", "export_release", "forget_origin", "gather_weights", "transformer_of"]
 
 MAX_SHARD = "5GB"  # as the Wan repositories
 
@@ -77,12 +77,17 @@ def export_pipeline(
         if name != "transformer" and isinstance(named, list) and None not in named:
             _copy_component(origin / name, partial / name)
     (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    for path in partial.glob("*/config.json"):  # where parts were loaded from means nothing elsewhere
-        kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
-        path.write_text(json.dumps(kept, indent=2) + "\n")
+    forget_origin(partial)
     if folder.exists():
         shutil.rmtree(folder)
     return partial.replace(folder)
+
+
+def forget_origin(folder: Path) -> None:
+    """Take from a pipeline's configs where its parts were loaded from: it means nothing elsewhere."""
+    for path in folder.glob("*/config.json"):
+        kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _pipeline_index(start: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from longvie.media import resampled
 from longvie.models.block_vae import BlockVAE
 from longvie.models.loading import load_pipeline
 from longvie.training.encoded import EncodedDataset
+from longvie.training.export import forget_origin
 from longvie.training.mixture import EncodedMixture
 from longvie.training.recipes import tiny
 from longvie.training.rollouts import draw_chains, roll_out
@@ -30,7 +31,7 @@ from pipelines.encoding.prepared import PreparedSegment, read_prepared
 from pipelines.storage import local_path_of
 
 NUM_SEGMENTS = 200  # of each dataset, made twice
-NUM_STEPS = 1400
+NUM_STEPS = 3000
 BORDER_SMOOTHING = 0.24  # of .1, .15, .2 and .24, PSNR being the same to .02 dB: fewest jumps between latents
 
 
@@ -75,6 +76,7 @@ def refine(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial)
+    forget_origin(partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)
 
