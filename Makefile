@@ -42,10 +42,7 @@ tiny: $(READY)
 	$(BIN)/longvie encode $(TINY)/film $(ENCODE) --out $(TINY)/encoded-film
 	$(BIN)/longvie train --recipe tiny --model $(TINY)/start --threads-per-worker 2 --out $(TINY)/run \
 		--data $(TINY)/encoded-scenes --share 0.75 --data $(TINY)/encoded-film --share 0.25
-	$(BIN)/longvie train --recipe tiny --model $(TINY)/run/model --threads-per-worker 2 --out $(TINY)/further \
-		--steps control=0 --steps degradation=2200 --rate 1e-3 --seed 1 \
-		--data $(TINY)/encoded-scenes --share 0.75 --data $(TINY)/encoded-film --share 0.25
-	$(BIN)/python -m pipelines.training.refine --model $(TINY)/further/model --out $(TINY)/model \
+	$(BIN)/python -m pipelines.training.refine --model $(TINY)/run/model --out $(TINY)/model \
 		--data $(TINY)/encoded-scenes --prepared $(TINY)/scenes --data $(TINY)/encoded-film --prepared $(TINY)/film
 
 depth: $(READY)
