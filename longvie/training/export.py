@@ -84,8 +84,8 @@ def export_pipeline(
 
 
 def forget_origin(folder: Path) -> None:
-    """Take from a pipeline's configs where its parts were loaded from: it means nothing elsewhere."""
-    for path in folder.glob("*/config.json"):
+    """Take from a pipeline's index and configs where they were loaded from: it means nothing elsewhere."""
+    for path in (*folder.glob("*/config.json"), folder / "model_index.json"):
         kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
         path.write_text(json.dumps(kept, indent=2) + "\n")
 
