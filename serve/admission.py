@@ -19,7 +19,7 @@ from serve.probe import Prober
 from serve.schemas import SegmentRequest, VideoRequest
 from serve.settings import Owner, ServeSettings
 from serve.store import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
-from serve.uploads import Uploads, reference_of
+from serve.uploads import NotAtOnce, Uploads, reference_of
 
 _CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
 _IDS_AT_A_TIME = 64
@@ -38,13 +38,20 @@ class Admission:
         self._ids = _NewIds(store)
         self._full, self._looked_at = False, float("-inf")
 
-    def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
+    def create_at_once(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
+        """As `create`, without a thread of its own: `NotAtOnce` or `Busy`, and nothing done, if it would take longer
+        than recording a row."""
+        if not self.store.local:
+            raise NotAtOnce
+        return self.create(asked, owner, key, fill, at_once=True)
+
+    def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill, *, at_once: bool = False) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
         self.check_room()
         card = self.settings.card
         if asked.model not in (None, card.name):
             raise invalid("model", f"model {str(asked.model)[:64]!r} is not served; leave it out or give {card.name!r}")
-        with self.uploads() as uploads:
+        with self.uploads(at_once=at_once) as uploads:
             fill(uploads)
             for name, param, value in _references(asked):
                 uploads.add_reference(name, param, value)
@@ -66,7 +73,9 @@ class Admission:
                 "fps": float(card.fps),
                 "config": config,
             }
-            return self.record(uploads, request, owner, key, fingerprint, count, steps, asked.priority)
+            return self.record(
+                uploads, request, owner, key, fingerprint, count, steps, asked.priority, wait=not at_once
+            )
 
     def record(
         self,
@@ -79,15 +88,23 @@ class Admission:
         steps: int,
         priority: int,
         keep: Callable[[str], None] = lambda job_id: None,
+        wait: bool = True,
     ) -> Job:
-        """Store the inputs, then record the job; should we die in between, the janitor finds the inputs.
+        """Store the inputs, then record the job, small inputs with it; should we die in between, the janitor finds
+        what was stored.
 
         Args:
             keep: puts what else the job begins with into its places.
+            wait: for others that write to the database.
         """
-        job_id = self._ids.take()
+        job_id = self._ids.take(wait)
+        inputs = {}
         for name in request["files"].values():
-            uploads.store(name, self.places.storage, self.places.input_name(job_id, name))
+            content = uploads.recorded(name)
+            if content is None:
+                self.places.storage.put(self.places.input_name(job_id, name), uploads.path(name))
+            else:
+                inputs[name] = content
         keep(job_id)
         new = NewJob(
             id=job_id,
@@ -97,9 +114,11 @@ class Admission:
             request=request,
             num_segments=count,
             num_steps=steps,
+            inputs=inputs,
         )
+        limit = self.settings.limits.queued
         try:
-            job = self.store.create(new, queue_limit=self.settings.limits.queued, key=key, fingerprint=fingerprint)
+            job = self.store.create(new, queue_limit=limit, key=key, fingerprint=fingerprint, wait=wait)
         except (QueueFull, Conflict) as error:
             self.store.discard(job_id)
             raise self._refusal(error) from error
@@ -128,8 +147,8 @@ class Admission:
         wait = str(self.settings.limits.retry_after)
         return ApiError(429, "queue_full", "as many videos wait as may; try again later", headers={"Retry-After": wait})
 
-    def uploads(self) -> Uploads:
-        return Uploads(self._prober, self.settings.limits, self.settings.url_prefixes)
+    def uploads(self, *, at_once: bool = False) -> Uploads:
+        return Uploads(self._prober, self.settings.limits, self.settings.url_prefixes, at_once=at_once)
 
     def _config(self, asked: VideoRequest) -> tuple[dict[str, Any], int]:
         card, limits = self.settings.card, self.settings.limits
@@ -228,11 +247,14 @@ class _NewIds:
         self._ids: list[str] = []
         self._told_at = 0.0
 
-    def take(self) -> str:
-        """One that stays expected for half of `ORPHAN_SECONDS` at least."""
+    def take(self, wait: bool = True) -> str:
+        """One that stays expected for half of `ORPHAN_SECONDS` at least; `NotAtOnce` where it must not wait, and
+        there is none."""
         with self._lock:
             now = self._store.clock()
             if not self._ids or now - self._told_at > ORPHAN_SECONDS / 2:
+                if not wait:
+                    raise NotAtOnce
                 ids = [f"video_{secrets.token_hex(16)}" for _ in range(_IDS_AT_A_TIME)]
                 self._store.expect_files(ids)
                 self._ids, self._told_at = ids, now

@@ -8,6 +8,7 @@ from typing import Any
 from longvie.media import Video, write_image
 from serve.admission import Admission, Fill, fingerprint_of
 from serve.errors import ApiError, invalid, not_found
+from serve.inputs import lay_out
 from serve.schemas import ExtensionRequest, RemixRequest, one_each
 from serve.settings import Owner
 from serve.store import Job
@@ -166,6 +167,7 @@ def remix(door: Admission, video_id: str, asked: RemixRequest, owner: Owner, key
 
         places, storage = door.places, door.places.storage
         try:
+            lay_out(door.store, places, before)
             for name in request["files"].values():
                 storage.get(places.input_name(before.id, name), uploads.path(name))
             return door.record(

@@ -16,6 +16,7 @@ from serve.content import file_response, preview, thumbnail
 from serve.errors import ApiError, not_found
 from serve.events import last_event, stream
 from serve.hls import PLAYLIST, SEGMENT, fragments, playlist
+from serve.inputs import lay_out
 from serve.rooms import OwnerOf, Rooms, RoomsOf, said
 from serve.store import Job
 
@@ -54,6 +55,7 @@ def video_content(
                 raise ApiError(409, "video_not_started", f"{video_id} has no segment yet")
             path = local_path(f"{places.storage.uri}/{places.segment(job.id, 0)}")
             return Response(thumbnail(Path(path)), media_type="image/webp")
+        lay_out(rooms.store, places, job)
         if variant in ("dense", "sparse"):
             uri, start = _control(rooms, job, variant, segment)
             made = preview(uri, start, start + rooms.settings.card.segment_length, job.request["fps"])

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipelines.storage import Storage
 from serve.errors import ApiError, invalid
 from serve.probe import Probed, Prober
 from serve.settings import Limits
@@ -28,16 +27,25 @@ KINDS = {"first_frame": "image", "dense": "video", "sparse": "video", "source": 
 _FIELDS = {"clip": "video"}  # what a request calls a file, where that is another name
 _FETCH_SECONDS = 60.0
 _SMALL_BYTES = 1 << 20  # of a file that is held in memory
+_RECORDED_BYTES = 1 << 18  # of one that is recorded in the database, with the job it came with
+
+
+class NotAtOnce(RuntimeError):
+    """It takes a while."""
 
 
 class Uploads:
     """The files of one request, by field. A context, at whose end they are gone.
 
-    A small file is held in memory, and comes to lie in a folder only when its path is asked for.
+    A small file is held in memory, and comes to lie in a folder, too, when its path is asked for.
+
+    Args:
+        at_once: what takes a while (disks, other processes and hosts) raises `NotAtOnce`.
     """
 
-    def __init__(self, prober: Prober, limits: Limits, url_prefixes: tuple[str, ...]) -> None:
+    def __init__(self, prober: Prober, limits: Limits, url_prefixes: tuple[str, ...], *, at_once: bool = False) -> None:
         self._prober, self._limits, self._url_prefixes = prober, limits, url_prefixes
+        self._at_once = at_once
         self._small: dict[str, bytes] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.probed: dict[str, Probed] = {}
@@ -52,23 +60,24 @@ class Uploads:
 
     def path(self, name: str) -> Path:
         """Where a file lies, or may be put."""
+        if self._at_once:
+            raise NotAtOnce
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="longvie-upload-")
         path = Path(self._folder.name, name)
-        if name in self._small:
-            path.write_bytes(self._small.pop(name))
+        if name in self._small and not path.exists():
+            path.write_bytes(self._small[name])
         return path
 
-    def store(self, name: str, storage: Storage, target: str) -> None:
-        """Put a file into a storage."""
-        if name in self._small:
-            storage.write(target, self._small[name])
-        else:
-            storage.put(target, self.path(name))
+    def recorded(self, name: str) -> bytes | None:
+        """The content of a file that is small enough to be recorded with the job."""
+        content = self._small.get(name)
+        return content if content is not None and len(content) <= _RECORDED_BYTES else None
 
     def add_file(self, name: str, param: str, file: BinaryIO) -> None:
         """A part of a multipart body."""
         self._once(name, param)
+        file.seek(0)
         start = file.read(_SMALL_BYTES + 1)
         if len(start) <= _SMALL_BYTES:
             self._small[name] = start
@@ -80,6 +89,8 @@ class Uploads:
     def add_reference(self, name: str, param: str, value: str) -> None:
         """A data URI, an allowed URL, or the sample."""
         self._once(name, param)
+        if self._at_once and not value.startswith("data:"):
+            raise NotAtOnce
         if value == "sample" and name == "source":
             if not SAMPLE.is_file():
                 raise invalid(param, f"{param}: this installation has no sample; upload a video")

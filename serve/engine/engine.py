@@ -23,6 +23,7 @@ from pipelines.generation.continuation import Continuation, Redo, continue_video
 from pipelines.generation.plan import ModelChoice
 from pipelines.generation.worker import GeneratorWorker, Progress, WorkerConfig, versions
 from serve.engine.inputs import plan_job
+from serve.inputs import lay_out
 from serve.places import Places
 from serve.settings import ServeSettings
 from serve.store import Cancelled, Job, JobStore, Lease, LeaseLost, Leases
@@ -136,6 +137,7 @@ class Engine:
     def _open(self, lease: Lease) -> Continuation:
         """Plan the job, and make its folder and its rows say what there is."""
         job = lease.job
+        lay_out(self.leases.store, self.places, job)
         plan = plan_job(
             job.id,
             job.request,

@@ -1,15 +1,18 @@
 """Durable jobs: what is asked for, who works at it, and how far it is. It knows rows and leases, no files.
 
-tables.py  the tables; SQLite or PostgreSQL
-jobs.py    what clients do: create, get, list, cancel, delete; events, counts
-leases.py  what engines do: claim, renew, record, release; nothing without a valid lease
+tables.py    the tables
+database.py  how they are opened and entered: SQLite or PostgreSQL
+jobs.py      what clients do: create, get, list, cancel, delete; events, counts
+leases.py    what engines do: claim, renew, record, release; nothing without a valid lease
 """
 
+from serve.store.database import Busy
 from serve.store.jobs import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
 from serve.store.leases import Cancelled, Lease, LeaseLost, Leases
 
 __all__ = [
     "ORPHAN_SECONDS",
+    "Busy",
     "Cancelled",
     "Conflict",
     "Job",

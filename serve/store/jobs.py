@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from serve.store.database import Database
 from serve.store.tables import (
-    begin,
     boots,
     events,
     idempotency,
+    inputs,
     jobs,
-    open_database,
-    read,
     segments,
     totals,
     trash,
@@ -39,7 +38,11 @@ class Conflict(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """A job to be recorded; `request` is all that the engine needs to make it."""
+    """A job to be recorded; `request` is all that the engine needs to make it, but for files.
+
+    Args:
+        inputs: content of small files, by their names.
+    """
 
     id: str
     owner: str
@@ -48,6 +51,7 @@ class NewJob:
     num_steps: int
     owner_concurrency: int | None = None
     priority: int = 0
+    inputs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,68 +98,80 @@ class JobStore:
     def __init__(
         self, url: str, retention_seconds: float | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self.engine = open_database(url)
+        self.database = Database(url)
         self.retention_seconds = retention_seconds  # that a job is kept once it ended; None: for ever
         self.clock = clock
-        self.local = self.engine.dialect.name == "sqlite"
+        self.local = self.database.local
 
     def create(
-        self, new: NewJob, *, queue_limit: int | None = None, key: str | None = None, fingerprint: str = ""
+        self,
+        new: NewJob,
+        *,
+        queue_limit: int | None = None,
+        key: str | None = None,
+        fingerprint: str = "",
+        wait: bool = True,
     ) -> Job:
         """Record a job, or return the one that this idempotency key already made.
 
+        Args:
+            wait: for others that write.
+
         Raises:
-            QueueFull, Conflict: nothing was recorded.
+            QueueFull, Conflict, Busy: nothing was recorded.
         """
         try:
-            return self._create(new, queue_limit, key, fingerprint)
+            return self._create(new, queue_limit, key, fingerprint, wait)
         except IntegrityError:  # two requests with one key at the same moment: the other was first
             if key is None:
                 raise
-            return self._create(new, queue_limit, key, fingerprint)
+            return self._create(new, queue_limit, key, fingerprint, wait)
 
-    def _create(self, new: NewJob, queue_limit: int | None, key: str | None, fingerprint: str) -> Job:
-        with begin(self.engine) as tx:
+    def _create(self, new: NewJob, queue_limit: int | None, key: str | None, fingerprint: str, wait: bool) -> Job:
+        with self.database.write(wait=wait) as tx:
             if key is not None and (known := find_key(tx, new.owner, key, fingerprint)) is not None:
                 return known
             if queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= queue_limit:
                 raise QueueFull
-            row = {**_UNTOUCHED, **asdict(new), "created_at": self.clock()}
+            row = {**_UNTOUCHED, **vars(new), "created_at": self.clock()}
+            files = row.pop("inputs")
             made = tx.execute(_NEW_JOB, row).inserted_primary_key
             assert made is not None
             if key is not None:
                 tx.execute(
                     idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=fingerprint)
                 )
-            tx.execute(_NEW_EVENT, {"job_id": new.id, "number": 0, "type": "state", "data": {"status": "queued"}})
-            add_total(tx, "jobs_created", 1)
+            if files:
+                tx.execute(
+                    _NEW_INPUT, [{"job_id": new.id, "name": name, "content": part} for name, part in files.items()]
+                )
             return Job(number=made.number, video=None, **row)
 
     def known_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
         """The job that an idempotency key made, before anything is uploaded for it again."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             return find_key(tx, owner, key, fingerprint)
 
     def waiting(self) -> int:
-        with read(self.engine) as tx:
+        with self.database.read() as tx:
             return tx.scalar(_QUEUED) or 0
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job, of that owner if one is named."""
-        with read(self.engine) as tx:
+        with self.database.read() as tx:
             return find(tx, job_id, owner)
 
     def by_content(self, owner: str, sha256: str) -> Job | None:
         """The last finished job of an owner whose video has these bytes."""
         query = sa.select(jobs).where(jobs.c.owner == owner, jobs.c.status == "completed")
         query = query.where(jobs.c.video["sha256"].as_string() == sha256).order_by(jobs.c.number.desc()).limit(1)
-        with read(self.engine) as tx:
+        with self.database.read() as tx:
             row = tx.execute(query).first()
             return None if row is None else _job(row)
 
     def list(self, owner: str, *, after: str | None = None, limit: int = 20, newest_first: bool = True) -> list[Job]:
         """Jobs in the order of creation, from the one after `after` on. `KeyError` if that one is not theirs."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             query = sa.select(jobs).where(jobs.c.owner == owner)
             if after is not None:
                 cursor = find(tx, after, owner)
@@ -168,7 +184,7 @@ class JobStore:
 
     def cancel(self, job_id: str, owner: str) -> Job | None:
         """Stop a job: at once if it waits, within a denoising step if an engine is at it; no change once it ended."""
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             job = find(tx, job_id, owner, lock=True)
             if job is None:
                 return None
@@ -184,11 +200,11 @@ class JobStore:
 
         Its engine, if one is at it, loses the lease, and may write files until it notices: the janitor comes again.
         """
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             job = find(tx, job_id, owner, lock=True)
             if job is None:
                 return False
-            for table in (segments, events, idempotency):
+            for table in (segments, events, idempotency, inputs):
                 tx.execute(table.delete().where(table.c.job_id == job_id))
             tx.execute(jobs.delete().where(jobs.c.id == job_id))
             put_in_trash(tx, job_id, max(self.clock(), job.lease_until or 0))
@@ -196,90 +212,100 @@ class JobStore:
             return True
 
     def events(self, job_id: str, after: int = -1) -> list[tuple[int, str, dict[str, Any]]]:
-        """What happened to a job, in order, from the event after number `after` on."""
-        with self.engine.begin() as tx:
+        """What happened to a job, in order, from the event after number `after` on; number 0: it was recorded."""
+        with self.database.snapshot() as tx:
             rows = tx.execute(
                 sa.select(events.c.number, events.c.type, events.c.data)
-                .where(events.c.job_id == job_id, events.c.number > after)
+                .where(events.c.job_id == job_id, events.c.number > max(after, 0))
                 .order_by(events.c.number)
             )
-            return [(row.number, row.type, row.data) for row in rows]
+            found = [(row.number, row.type, row.data) for row in rows]
+            if after < 0 and find(tx, job_id) is not None:
+                found.insert(0, (0, "state", {"status": "queued"}))
+            return found
+
+    def inputs(self, job_id: str) -> dict[str, bytes]:
+        """The small files that came with a job."""
+        with self.database.read() as tx:
+            return {row.name: row.content for row in tx.execute(sa.select(inputs).where(inputs.c.job_id == job_id))}
 
     def segments(self, job_id: str) -> list[tuple[int, float, int]]:
         """Frames, seconds of making and bytes of each segment that exists."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             rows = tx.execute(sa.select(segments).where(segments.c.job_id == job_id).order_by(segments.c["index"]))
             return [(row.num_frames, row.seconds, row.bytes) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """Jobs by status."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             found = tx.execute(sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status))
             return {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0, **{row[0]: row[1] for row in found}}
 
     def totals(self) -> dict[str, float]:
-        with self.engine.begin() as tx:
-            return {row.name: row.value for row in tx.execute(sa.select(totals).order_by(totals.c.name))}
+        with self.database.snapshot() as tx:
+            found = {row.name: row.value for row in tx.execute(sa.select(totals).order_by(totals.c.name))}
+            there = tx.scalar(sa.select(sa.func.count()).select_from(jobs)) or 0
+            return {**found, "jobs_created": there + found["jobs_deleted"]}
 
     # the janitor's and the keeper's
 
     def expect_files(self, job_ids: Sequence[str]) -> None:
         """Before new jobs' uploads are stored: of those that are never recorded, the janitor removes them."""
         not_before = self.clock() + ORPHAN_SECONDS
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             tx.execute(trash.insert(), [{"job_id": job_id, "not_before": not_before} for job_id in job_ids])
 
     def discard(self, job_id: str) -> None:
         """A job was refused after its uploads were stored: they may go now."""
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             if find(tx, job_id) is None:
                 put_in_trash(tx, job_id, self.clock())
 
     def expired(self) -> Sequence[str]:
         """Jobs that ended and were kept as long as promised."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             return list(tx.scalars(sa.select(jobs.c.id).where(jobs.c.expires_at <= self.clock())))
 
     def trash(self) -> Sequence[str]:
         """Whose files can go now: of jobs that were deleted, or never recorded."""
         recorded = sa.select(jobs.c.id).where(jobs.c.id == trash.c.job_id).exists()
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             due = trash.c.not_before <= self.clock()
             tx.execute(trash.delete().where(due, recorded))  # expected once, and it came
             return list(tx.scalars(sa.select(trash.c.job_id).where(due)))
 
     def forget_trash(self, job_id: str) -> None:
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             tx.execute(trash.delete().where(trash.c.job_id == job_id))
 
     def num_workable(self) -> int:
         """Jobs that an engine is at, or could be."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             open_jobs = sa.select(sa.func.count()).where(jobs.c.status.in_(("queued", "in_progress")))
             return tx.scalar(open_jobs) or 0
 
     def set_draining(self, boot: str, draining: bool) -> None:
         """From now on, engines of this start of the server take no job, and release theirs after its segment."""
-        with begin(self.engine) as tx:
+        with self.database.write() as tx:
             tx.execute(boots.delete().where(boots.c.boot == boot))
             tx.execute(boots.insert().values(boot=boot, draining=draining))
 
     def num_at_work(self) -> int:
         """Jobs that an engine holds now."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             held = (jobs.c.status == "in_progress") & (jobs.c.lease_until >= self.clock())
             return tx.scalar(sa.select(sa.func.count()).where(held)) or 0
 
     def num_workers(self, boot: str, within_seconds: float) -> int:
         """Engines of this start that hold the model and were alive so many seconds ago."""
-        with self.engine.begin() as tx:
+        with self.database.snapshot() as tx:
             alive = (workers.c.boot == boot) & (workers.c.seen_at >= self.clock() - within_seconds)
             return tx.scalar(sa.select(sa.func.count()).where(alive)) or 0
 
 
 # What every request needs, compiled once
 _QUEUED = sa.select(sa.func.count()).where(jobs.c.status == "queued")
-_NEW_JOB, _NEW_EVENT = jobs.insert(), events.insert()
+_NEW_JOB, _NEW_INPUT, _NEW_EVENT = jobs.insert(), inputs.insert(), events.insert()
 _ADD_TOTAL = (
     totals.update().where(totals.c.name == sa.bindparam("of")).values(value=totals.c.value + sa.bindparam("more"))
 )
@@ -348,8 +374,7 @@ def end(
 
 
 def append_event(tx: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
-    last = tx.scalar(_LAST_EVENT, {"of": job_id})
-    number = 0 if last is None else last + 1
+    number = (tx.scalar(_LAST_EVENT, {"of": job_id}) or 0) + 1  # 0 is the job's own row
     tx.execute(_NEW_EVENT, {"job_id": job_id, "number": number, "type": kind, "data": dict(data)})
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from serve.store.database import one_at_a_time
 from serve.store.jobs import CANCELLED, Job, JobStore, add_total, append_event, end, find, one
-from serve.store.tables import SECONDS_BUCKETS, begin, boots, events, jobs, one_at_a_time, owners, segments, workers
+from serve.store.tables import SECONDS_BUCKETS, boots, events, jobs, owners, segments, workers
 
 if TYPE_CHECKING:  # it brings torch, which the door does without
     from pipelines.generation.commits import Commit
@@ -58,7 +59,7 @@ class Leases:
         is ended here.
         """
         now = self.store.clock()
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             one_at_a_time(tx, "claim")
             if tx.scalar(sa.select(boots.c.draining).where(boots.c.boot == boot)):
                 return None
@@ -98,13 +99,13 @@ class Leases:
 
     def renew(self, lease: Lease) -> None:
         """Keep the lease. Raises `LeaseLost`."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._valid(tx, lease)
             self._update(tx, lease, lease_until=self.store.clock() + self.seconds)
 
     def check(self, lease: Lease) -> None:
         """Raises `LeaseLost` or `Cancelled`: stop working."""
-        with self.store.engine.begin() as tx:
+        with self.store.database.snapshot() as tx:
             job = self._holds(find(tx, lease.job.id), lease)
             if job.cancel_requested:
                 raise Cancelled
@@ -115,7 +116,7 @@ class Leases:
 
         Dying inside leaves the file without its row, and `reconcile` mends that; the row never comes first.
         """
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             job = self._valid(tx, lease)
             if job.cancel_requested:
                 raise Cancelled
@@ -125,20 +126,20 @@ class Leases:
 
     def stage(self, lease: Lease, stage: str) -> None:
         """What the engine does now: `preparing` or `generating`."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._valid(tx, lease)
             self._update(tx, lease, stage=stage)
             append_event(tx, lease.job.id, "state", {"status": "in_progress", "stage": stage})
 
     def planned(self, lease: Lease, num_segments: int) -> None:
         """How many segments the job has, now that its inputs are read."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._valid(tx, lease)
             self._update(tx, lease, num_segments=num_segments)
 
     def step(self, lease: Lease, segment: int, step: int, num_steps: int, seconds: float | None = None) -> None:
         """A denoising step is done. Raises `LeaseLost` or `Cancelled`: stop here."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             job = self._valid(tx, lease)
             if job.cancel_requested:
                 raise Cancelled
@@ -151,7 +152,7 @@ class Leases:
 
     def reconcile(self, lease: Lease, commits: Sequence[Commit]) -> None:
         """Make the rows say what the folder holds: after a death in between, or where damaged files were dropped."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._valid(tx, lease)
             known = list(
                 tx.scalars(
@@ -167,13 +168,13 @@ class Leases:
 
     def complete(self, lease: Lease, video: Mapping[str, Any]) -> None:
         """The video is there."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._end(tx, self._valid(tx, lease), "completed", video=video)
             add_total(tx, "bytes", float(video["bytes"]))
 
     def fail(self, lease: Lease, code: str, message: str) -> None:
         """Nothing but another request would help."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             self._end(tx, self._valid(tx, lease), "failed", error=(code, message))
 
     def cancelled(self, lease: Lease) -> None:
@@ -182,7 +183,7 @@ class Leases:
 
     def release(self, lease: Lease, error: str | None = None) -> None:
         """Give the job back: another engine goes on from its last segment. With an error, one that may pass."""
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             job = self._valid(tx, lease)
             failures = job.failures + int(error is not None)
             if error is not None and failures > self.max_failures:
@@ -196,7 +197,7 @@ class Leases:
     def alive(self, worker: str, boot: str) -> bool:
         """Say that an engine with its model loaded lives; whether it should go on taking jobs."""
         now = self.store.clock()
-        with begin(self.store.engine) as tx:
+        with self.store.database.write() as tx:
             if not tx.execute(workers.update().where(workers.c.id == worker).values(seen_at=now, boot=boot)).rowcount:
                 tx.execute(workers.insert().values(id=worker, boot=boot, seen_at=now))
             tx.execute(workers.delete().where(workers.c.seen_at < now - 100 * self.seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from pipelines.errors import UserError
 from pipelines.generation.commits import Commit
-from serve.store import Cancelled, Conflict, JobStore, Lease, LeaseLost, Leases, NewJob, QueueFull
+from serve.store import Busy, Cancelled, Conflict, JobStore, Lease, LeaseLost, Leases, NewJob, QueueFull
 
 SECONDS, FAILURES, SEGMENTS = 10.0, 2, 3
 
@@ -81,7 +82,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.count = 0
 
     def teardown(self) -> None:
-        self.store.engine.dispose()
+        self.store.database.dispose()
         self.folder.cleanup()
 
     @rule(target=jobs, owner=st.sampled_from("ab"))
@@ -257,7 +258,7 @@ TestStoreMachine.settings = settings(
 def store(tmp_path: Path) -> Iterator[JobStore]:
     store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
     yield store
-    store.engine.dispose()
+    store.database.dispose()
 
 
 def put(store: JobStore, job_id: str, owner: str = "a", **changes: Any) -> None:
@@ -327,3 +328,35 @@ def test_a_job_that_kills_its_engines_is_given_up(tmp_path: Path) -> None:
 def test_databases_that_cannot_be(url: str) -> None:
     with pytest.raises(UserError, match="--database"):
         JobStore(url)
+
+
+def test_small_files_are_recorded_with_their_job_and_go_with_it(store: JobStore) -> None:
+    put(store, "a0", inputs={"first_frame": b"image", "dense": b"\0video"})
+    assert store.inputs("a0") == {"first_frame": b"image", "dense": b"\0video"}
+    assert store.delete("a0")
+    assert store.inputs("a0") == {}
+    assert (store.totals()["jobs_created"], store.totals()["jobs_deleted"]) == (1, 1)
+
+
+def test_who_must_not_wait_is_told_that_another_writes(store: JobStore, tmp_path: Path) -> None:
+    new = NewJob(id="a0", owner="a", request={}, num_segments=1, num_steps=1)
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy):
+        store.create(new, wait=False)
+    other.execute("ROLLBACK")
+    other.close()
+    with store.database.write(), pytest.raises(Busy):
+        store.create(new, wait=False)
+    assert store.get("a0") is None
+    assert store.create(new, wait=False).status == "queued"
+
+
+def test_events_begin_with_the_record_itself(store: JobStore) -> None:
+    put(store, "a0")
+    lease = Leases(store, 10, 3).claim("w")
+    assert lease is not None
+    told = [(number, data["status"]) for number, _, data in store.events("a0")]
+    assert told == [(0, "queued"), (1, "in_progress")]
+    assert [number for number, _, _ in store.events("a0", after=0)] == [1]
+    assert store.events("never") == []
