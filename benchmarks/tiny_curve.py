@@ -1,4 +1,4 @@
-"""Draws the card's picture of a training run: `python benchmarks/tiny_curve.py out/tiny/run/log.jsonl curve.png`."""
+"""Draws the card's picture of training: `python benchmarks/tiny_curve.py out/tiny/run-?/log.jsonl curve.png`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from matplotlib import pyplot as plt
 SMOOTHING = 20  # records a mean is taken over; each is of one step
 
 
-def draw(log: Path, picture: Path) -> None:
-    """Loss of each set of controls, by step."""
-    records = {record["step"]: record for record in map(json.loads, log.open())}
+def draw(logs: list[Path], picture: Path) -> None:
+    """Loss of each set of controls, by step, of runs that followed one another."""
+    records: dict[int, dict[str, float]] = {}
+    for log in logs:
+        before = max(records, default=0)
+        records |= {before + record["step"]: record for record in map(json.loads, log.open())}
     figure, axes = plt.subplots(figsize=(5, 3), dpi=100)
     for name in ("both", "dense", "sparse", "none"):
         points = [(step, one[f"loss/{name}"]) for step, one in sorted(records.items()) if f"loss/{name}" in one]
@@ -33,4 +36,5 @@ def draw(log: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]), Path(sys.argv[2]))
+    *given, target = map(Path, sys.argv[1:])
+    draw(given, target)

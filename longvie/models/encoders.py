@@ -6,17 +6,23 @@ They are the same objects generation uses (`LongViePipeline`'s own), loaded alon
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from longvie.models.checkpoints import CheckpointError
 from longvie.models.loading import LOADED, digest_files, open_pipeline, read_json, resolve_model
 from longvie.pipeline import LongViePipeline
 
 ENCODERS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+_DECODING_WEIGHTS = ("refiner.", "decoder.", "post_quant_conv.")  # of `BlockVAE`; of Wan's VAE
+_DECODING_FIELDS = ("border_smoothing",)
 _WAN_WIDTH = 1536  # of the smallest Wan transformer (1.3B); all of them are trained and released in bfloat16
 
 
@@ -68,16 +74,35 @@ def read_encoder_config(model: str | Path | None = None) -> EncoderConfig:
 
 
 def encoder_fingerprint(model: str | Path | None = None) -> str:
-    """SHA-256 over the weights, configs and tokenizer of the encoders: models that share it share encoded data."""
+    """SHA-256 over what decides an encoding: weights, configs and tokenizer of the encoders, the VAE's own decoder left
+    out. Models that share it share encoded data."""
     path = resolve_model(model)
-    return digest_files(
-        {
-            file.relative_to(path).as_posix(): file
-            for part in ENCODERS
-            for pattern in LOADED
-            for file in (path / part).rglob(pattern)
-        }
-    )
+    files = {
+        file.relative_to(path).as_posix(): file
+        for part in ENCODERS
+        for pattern in LOADED
+        for file in (path / part).rglob(pattern)
+    }
+    vae = {name: file for name, file in files.items() if name.startswith("vae/")}
+    others = digest_files({name: file for name, file in files.items() if name not in vae})
+    return hashlib.sha256(f"{others} {_encoding_digest(vae.values())}".encode()).hexdigest()
+
+
+def _encoding_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the tensors and config fields of a VAE that encode."""
+    parts: dict[str, Any] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118  # it is no dict
+                    if not name.startswith(_DECODING_WEIGHTS):
+                        tensor = weights.get_tensor(name)
+                        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+                        parts[name] = f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(content).hexdigest()}"
+        elif file.name == "config.json":
+            fields = read_json(file)
+            parts["config"] = {name: value for name, value in fields.items() if name not in _DECODING_FIELDS}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def load_encoders(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from longvie.config import wan2_1_i2v_14b
 from longvie.models.checkpoints import CheckpointError
 from longvie.models.encoders import EncoderConfig, encoder_fingerprint, load_encoders, read_encoder_config
-from longvie.models.loading import load_pipeline
+from longvie.models.loading import TINY, load_pipeline
 
 
 def wan_folder(folder: Path) -> Path:
@@ -56,14 +57,36 @@ def test_a_config_that_says_too_little(tmp_path: Path) -> None:
         read_encoder_config(folder)
 
 
-def test_the_identity_is_of_the_encoders_alone(toy_folder: Path, tmp_path: Path) -> None:
+def test_the_identity_is_of_what_encodes_alone(toy_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(toy_folder, tmp_path / "model")
     before = encoder_fingerprint(toy_folder)
     (copy / "transformer" / "config.json").write_text("{}")
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    for start, same in (("decoder.", True), ("encoder.", False)):
+        name = next(name for name in weights if name.startswith(start))
+        save_file({**weights, name: weights[name] + 1}, file)
+        assert (encoder_fingerprint(copy) == before) == same
+    save_file(weights, file)
     assert encoder_fingerprint(copy) == before
+    for part, field in (("vae", "z_dim"), ("text_encoder", "d_model")):
+        config = copy / part / "config.json"
+        said = config.read_text()
+        config.write_text(json.dumps({**json.loads(said), field: 1}))
+        assert encoder_fingerprint(copy) != before
+        config.write_text(said)
+
+
+def test_a_refined_decoder_encodes_as_before(tmp_path: Path) -> None:
+    copy = shutil.copytree(TINY, tmp_path / "model")
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "refiner.first.bias": weights["refiner.first.bias"] + 1}, file)
     config = copy / "vae" / "config.json"
-    config.write_text(config.read_text() + "\n")
-    assert encoder_fingerprint(copy) != before
+    config.write_text(json.dumps({**json.loads(config.read_text()), "border_smoothing": 0.0}))
+    assert encoder_fingerprint(copy) == encoder_fingerprint(TINY)
+    save_file({**weights, "first.mean": weights["first.mean"] + 1}, file)
+    assert encoder_fingerprint(copy) != encoder_fingerprint(TINY)
 
 
 def test_they_are_those_of_the_pipeline(toy_folder: Path) -> None:
