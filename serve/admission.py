@@ -120,9 +120,10 @@ class Admission:
         try:
             job = self.store.create(new, queue_limit=limit, key=key, fingerprint=fingerprint, wait=wait)
         except (QueueFull, Conflict) as error:
-            self.store.discard(job_id)
+            if wait:  # else there are no files
+                self.store.discard(job_id)
             raise self._refusal(error) from error
-        if job.id != job_id:
+        if job.id != job_id and wait:
             self.store.discard(job_id)
         return job
 
@@ -250,7 +251,9 @@ class _NewIds:
     def take(self, wait: bool = True) -> str:
         """One that stays expected for half of `ORPHAN_SECONDS` at least; `NotAtOnce` where it must not wait, and
         there is none."""
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            raise NotAtOnce
+        try:
             now = self._store.clock()
             if not self._ids or now - self._told_at > ORPHAN_SECONDS / 2:
                 if not wait:
@@ -259,6 +262,8 @@ class _NewIds:
                 self._store.expect_files(ids)
                 self._ids, self._told_at = ids, now
             return self._ids.pop()
+        finally:
+            self._lock.release()
 
 
 def _references(asked: VideoRequest) -> list[tuple[str, str, str]]:

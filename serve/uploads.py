@@ -89,7 +89,7 @@ class Uploads:
     def add_reference(self, name: str, param: str, value: str) -> None:
         """A data URI, an allowed URL, or the sample."""
         self._once(name, param)
-        if self._at_once and not value.startswith("data:"):
+        if self._at_once and not (value.startswith("data:") and len(value) <= _SMALL_BYTES):
             raise NotAtOnce
         if value == "sample" and name == "source":
             if not SAMPLE.is_file():

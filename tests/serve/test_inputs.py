@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import threading
 import time
@@ -15,8 +16,10 @@ from serve.api import build_api
 from serve.inputs import lay_out
 from serve.janitor import tidy
 from serve.places import Places
+from serve.probe import Prober
 from serve.settings import ServeSettings
 from serve.store import JobStore, NewJob
+from serve.uploads import NotAtOnce, Uploads
 from tests.pipelines.helpers import Inputs
 from tests.serve.helpers import settings_of
 
@@ -79,6 +82,24 @@ def test_none_stays_of_a_job_that_is_deleted_meanwhile(settings: ServeSettings, 
 
     lay_out(Deleting(settings.database_url), places, job)
     assert list(places.storage.walk("inputs")) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["sample", "https://host/a.png", "data:image/png;base64," + "A" * (1 << 20)],
+    ids=["sample", "URL", "large"],
+)
+def test_what_takes_a_while_is_not_done_at_once(settings: ServeSettings, value: str) -> None:
+    prober = Prober(settings.card.fps, settings.limits)
+    with Uploads(prober, settings.limits, ("https://host/",), at_once=True) as uploads, pytest.raises(NotAtOnce):
+        uploads.add_reference("source", "controls.source", value)
+
+
+def test_an_unknown_image_is_not_probed_at_once(settings: ServeSettings) -> None:
+    prober = Prober(settings.card.fps, settings.limits)
+    with Uploads(prober, settings.limits, (), at_once=True) as uploads, pytest.raises(NotAtOnce):
+        uploads.add_file("first_frame", "first_frame", io.BytesIO(b"an image"))
+        uploads.probe()
 
 
 def test_a_request_waits_for_another_writer_and_the_server_answers_meanwhile(
