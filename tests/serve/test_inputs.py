@@ -97,9 +97,10 @@ def test_what_takes_a_while_is_not_done_at_once(settings: ServeSettings, value: 
 
 def test_an_unknown_image_is_not_probed_at_once(settings: ServeSettings) -> None:
     prober = Prober(settings.card.fps, settings.limits)
-    with Uploads(prober, settings.limits, (), at_once=True) as uploads, pytest.raises(NotAtOnce):
+    with Uploads(prober, settings.limits, (), at_once=True) as uploads:
         uploads.add_file("first_frame", "first_frame", io.BytesIO(b"an image"))
-        uploads.probe()
+        with pytest.raises(NotAtOnce):
+            uploads.probe()
 
 
 def test_a_request_waits_for_another_writer_and_the_server_answers_meanwhile(
