@@ -117,7 +117,7 @@ class OwnFrames:
             if not chains:
                 raise EncodedError(
                     f"{self._data.datasets[which].uri} has no video of two segments and more for the model to go on "
-                    "from; encode longer ones, or leave the stage out: --steps degradation=0"
+                    "from; encode longer ones, or leave those stages out: --steps degradation=0 --steps history=0"
                 )
             self._chains.append([[samples[k] for k in chain] for chain in chains])
             self._rows.append([row for chain in self._chains[-1] for row in chain[1:]])

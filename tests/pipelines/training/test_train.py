@@ -31,7 +31,7 @@ from tests.encoded import write_encoded
 from tests.pipelines.helpers import Log
 from tests.toy import toy_pipeline
 
-STEPS = (("control", 4), ("degradation", 3))
+STEPS = (("control", 4), ("degradation", 3), ("history", 0))
 WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.pipelines.helpers", "pipelines.training.train"])
@@ -250,7 +250,8 @@ def test_a_loss_that_is_no_number_ends_the_run(options: dict[str, Any], monkeypa
 
 
 def test_several_datasets_are_mixed_and_another_mixture_is_another_run(options: dict[str, Any]) -> None:
-    short = {"steps": (("control", 1), ("degradation", 1)), "sample_every": 0, "data": 2 * options["data"]}
+    steps = (("control", 1), ("degradation", 1), ("history", 0))
+    short = {"steps": steps, "sample_every": 0, "data": 2 * options["data"]}
     log = run(options, **short, shares=(3.0, 1.0))
     assert log.of("begin")[0]["num_samples"] == 12
     assert [event["step"] for event in log.of("step")] == [1, 2]
@@ -297,7 +298,7 @@ class TestRefusals:
         [
             ({"recipe": "huge"}, "--recipe is huge; choose one of tiny"),
             ({"steps": (("warmup", 3),)}, "--steps: tiny has no stage warmup"),
-            ({"steps": (("control", 0), ("degradation", 0))}, "no stage of tiny is left"),
+            ({"steps": (("control", 0), ("degradation", 0), ("history", 0))}, "no stage of tiny is left"),
             ({"batch": 0}, "--batch is 0"),
             ({"recipe": "wan2_1_i2v_14b", "workers": 3}, "--workers 3 do not share a batch of 64 evenly"),
             ({"workers": 9}, "--workers is 9, more than the 4 samples"),
