@@ -31,6 +31,7 @@ from longvie.training.loss import (
     weight,
 )
 from longvie.training.mixture import EncodedMixture
+from longvie.training.muon import Muon
 from longvie.training.order import share_of
 from longvie.training.own_frames import OwnFrames
 from longvie.training.recipes import MODALITIES, Recipe, Stage, learning_names
@@ -213,7 +214,7 @@ class Trainer:
         optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {"adamw": (stage.rate, adamw)}
         if muon is not None and matrices:
             peak = muon * stage.rate / recipe.stages[0].rate
-            optimizers["muon"] = (peak, torch.optim.Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay))
+            optimizers["muon"] = (peak, Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay))
         for _, optimizer in optimizers.values():
             for group in optimizer.param_groups:
                 for value in group["params"]:
