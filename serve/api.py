@@ -23,7 +23,7 @@ from serve.guard import Guard
 from serve.metrics import CONTENT_TYPE, exposition
 from serve.page import add_page
 from serve.playing import playing
-from serve.rooms import OwnerOf, Rooms, RoomsOf, said
+from serve.rooms import OwnerOf, Rooms, RoomsOf, owner_of, rooms_of, said
 from serve.settings import ServeSettings
 from serve.store import Busy, JobStore
 from serve.uploads import NotAtOnce
@@ -60,8 +60,9 @@ service = APIRouter(tags=["service"])
 
 
 @videos.post("", response_model=schemas.Video, responses=said(400, 401, 409, 413, 415, 422, 429), openapi_extra=_CREATE)
-async def create_video(request: Request, owner: OwnerOf, rooms: RoomsOf, key: Key = None) -> Response:
+async def create_video(request: Request, key: Key = None) -> Response:
     """Ask for a video. It is recorded before this answers; the same Idempotency-Key makes it once."""
+    owner, rooms = owner_of(request), rooms_of(request)
     asked, fill = await read_request(request)
     door = rooms.admission
     try:
@@ -130,9 +131,10 @@ def list_videos(
 
 
 @videos.get("/{video_id}", response_model=schemas.Video, responses=said(401, 404))
-async def get_video(video_id: str, owner: OwnerOf, rooms: RoomsOf) -> Response:
+async def get_video(video_id: str, request: Request) -> Response:
     """A video and how far it is. What it says exists, exists."""
-    return rooms.answer(await rooms.found(video_id, owner))
+    rooms = rooms_of(request)
+    return rooms.answer(await rooms.found(video_id, owner_of(request)))
 
 
 @videos.delete("/{video_id}", response_model=schemas.Deleted, responses=said(401, 404))
