@@ -86,60 +86,48 @@ def roll_out(
         seed: with a chain's first sample it decides the noise that its segments share.
         num_history_frames: handed on, if the data has latents of as many; keep: last frames that are returned.
     """
-    alike_together = sorted(chains, key=lambda chain: (_form(data, chain), -len(chain)))
-    for _, same in groupby(alike_together, key=lambda chain: _form(data, chain)):
-        alike = list(same)
-        for start in range(0, len(alike), BATCH):
-            yield from _roll_out(
-                model, vae, data, alike[start : start + BATCH], num_steps, shift, seed, num_history_frames, keep, dtype
+    device, length = model.device, data.meta.segment_length
+    for alike in _batches(data, chains):
+        first = [data[chain[0]] for chain in alike]
+        noise = [
+            unified_noise((1, *_latents(sample.video).shape), seed + chain[0])
+            for sample, chain in zip(first, alike, strict=True)
+        ]
+        images = [_latents(sample.image)[None].float() for sample in first]
+        histories = [_history(sample, num_history_frames) for sample in first]
+        for depth in range(max(map(len, alike))):
+            going = [k for k, chain in enumerate(alike) if depth < len(chain)]
+            samples = [data[alike[k][depth]] for k in going]
+            past = [histories[k] for k in going]
+            made = denoise(
+                model,
+                data,
+                samples,
+                torch.cat([noise[k] for k in going]),
+                torch.cat([images[k] for k in going]),
+                None if past[0] is None else torch.cat([part for part in past if part is not None]),
+                num_steps=num_steps,
+                shift=shift,
+                dtype=dtype,
             )
+            for k, latents in zip(going, made, strict=True):
+                frames = conditioning.to_frames(conditioning.decode(vae, latents[None].to(device)))
+                yield Made(index=alike[k][depth], latents=latents.cpu(), frames=frames[-keep:])
+                images[k], histories[k] = handed_on(vae, frames, num_history_frames, length, device)
+
+
+def _batches(data: EncodedMixture, chains: Sequence[Chain]) -> Iterator[list[Chain]]:
+    """Chains that are made together: of equal form, the longest first."""
+    ordered = sorted(chains, key=lambda chain: (_form(data, chain), -len(chain)))
+    for _, same in groupby(ordered, key=lambda chain: _form(data, chain)):
+        alike = list(same)
+        yield from (alike[start : start + BATCH] for start in range(0, len(alike), BATCH))
 
 
 def _form(data: EncodedMixture, chain: Chain) -> tuple[bool, ...]:
     """Chains of equal form are denoised together: the same controls, and all with a history at first or none."""
     said = data.place(chain[0])
     return (said["has_dense"], said["has_sparse"], said["segment"] > 0)
-
-
-def _roll_out(
-    model: LongVieTransformer3DModel,
-    vae: VideoAutoencoder,
-    data: EncodedMixture,
-    chains: Sequence[Chain],
-    num_steps: int,
-    shift: float,
-    seed: int,
-    num_history_frames: int,
-    keep: int,
-    dtype: torch.dtype,
-) -> Iterator[Made]:
-    device, length = model.device, data.meta.segment_length
-    first = [data[chain[0]] for chain in chains]
-    noise = [
-        unified_noise((1, *_latents(sample.video).shape), seed + chain[0])
-        for sample, chain in zip(first, chains, strict=True)
-    ]
-    images = [_latents(sample.image)[None].float() for sample in first]
-    histories = [_history(sample, num_history_frames) for sample in first]
-    for depth in range(max(map(len, chains))):
-        going = [k for k, chain in enumerate(chains) if depth < len(chain)]
-        samples = [data[chains[k][depth]] for k in going]
-        past = [histories[k] for k in going]
-        made = denoise(
-            model,
-            data,
-            samples,
-            torch.cat([noise[k] for k in going]),
-            torch.cat([images[k] for k in going]),
-            None if past[0] is None else torch.cat([part for part in past if part is not None]),
-            num_steps=num_steps,
-            shift=shift,
-            dtype=dtype,
-        )
-        for k, latents in zip(going, made, strict=True):
-            frames = conditioning.to_frames(conditioning.decode(vae, latents[None].to(device)))
-            yield Made(index=chains[k][depth], latents=latents.cpu(), frames=frames[-keep:])
-            images[k], histories[k] = handed_on(vae, frames, num_history_frames, length, device)
 
 
 @torch.no_grad()
