@@ -24,6 +24,7 @@ from serve.store import JobStore
 
 _POLL_SECONDS = 0.2
 _TIDY_SECONDS = 30.0
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}  # a line a request, written at once, costs too much
 _API_CPUS = 0.1  # of a replica; it waits for the store most of the time
 _ONGOING = 256  # requests an API replica takes at once; event streams stay open
 _LOAD_SECONDS = 3600.0  # that a model may take to load before Serve looks at an engine's health
@@ -124,7 +125,11 @@ def build_app(settings: ServeSettings) -> serve.Application:
     @serve.deployment(
         name="api",
         max_ongoing_requests=_ONGOING,
-        ray_actor_options={"num_cpus": _API_CPUS},
+        logging_config=LOGGING,
+        ray_actor_options={
+            "num_cpus": _API_CPUS,
+            "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
+        },
         health_check_period_s=2,
         graceful_shutdown_timeout_s=2,
     )

@@ -21,7 +21,7 @@ from pipelines import cluster
 from pipelines.errors import UserError
 from pipelines.generation.plan import DTYPES, ModelChoice
 from pipelines.storage import LocalStorage, check_writable, open_storage
-from serve.app import build_app
+from serve.app import LOGGING, build_app
 from serve.settings import Limits, ModelCard, Owner, ServeSettings
 from serve.store import JobStore
 
@@ -117,7 +117,7 @@ def run(options: ServeOptions) -> None:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.host, "port": settings.port},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
+            logging_config=LOGGING,
         )
         serve.run(build_app(settings), name=APP, route_prefix="/")
         for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets handlers of its own while it starts
