@@ -21,6 +21,7 @@ from torch import Tensor
 
 from longvie import conditioning, sampling
 from longvie.config import GenerationConfig
+from longvie.controls.builtin_depth import BuiltinDepth
 from longvie.controls.render import uniform_grid
 from longvie.long_video import LongVideoRequest, generate_long_video
 from longvie.models.loading import TINY, load_pipeline
@@ -98,9 +99,16 @@ def track_error(made: Tensor, truth: Tensor, tracks: np.ndarray, visible: np.nda
     return float(np.mean(errors)) if errors else float("nan")
 
 
+def depth_correlation(frame: Tensor, dense: Tensor, estimator: BuiltinDepth) -> float:
+    """Of depth estimated in a frame (disparity, large where near) with its dense control (grey, large where far)."""
+    estimated = estimator(frame[None].numpy())[0]
+    return float(-np.corrcoef(estimated.ravel(), dense.float().mean(-1).numpy().ravel())[0, 1])
+
+
 def first_segments(pipe: LongViePipeline, scenes: list[SceneControls], noises: int) -> dict[str, dict[str, float]]:
-    """PSNR of segment 1 with each set of controls, track error, and how far the residual is the noise it came from."""
-    length = pipe.segment_length
+    """PSNR of segment 1 with each set of controls, track error, depth estimated again, and how far the residual is the
+    noise it came from."""
+    length, estimator = pipe.segment_length, BuiltinDepth()
     segment = Segment(index=0, start=0, num_frames=length, num_valid=length)
     rows: list[dict[str, list[float]]] = []
     for index, scene in enumerate(scenes):
@@ -111,7 +119,8 @@ def first_segments(pipe: LongViePipeline, scenes: list[SceneControls], noises: i
             "both": Without(scene, BOTH), "dense": Without(scene, DENSE), "sparse": Without(scene, SPARSE),
             "none": Without(scene, NONE), "shuffled": Without(other, BOTH),
         }  # fmt: skip
-        row: dict[str, list[float]] = {}
+        depth = scene.at(segment).dense[-1]
+        row: dict[str, list[float]] = {"depth correlation, truth": [depth_correlation(truth[-1], depth, estimator)]}
         rows.append(row)
         for number in range(noises):
             seed = NOISE_SEED + 1000 * number + index
@@ -126,6 +135,7 @@ def first_segments(pipe: LongViePipeline, scenes: list[SceneControls], noises: i
                 made = conditioning.to_frames(conditioning.decode(pipe.vae, latents))
                 row.setdefault(name, []).append(psnr(made, truth))
                 row.setdefault(f"track error, {name}", []).append(track_error(made, truth, tracks, visible))
+                row.setdefault(f"depth correlation, {name}", []).append(depth_correlation(made[-1], depth, estimator))
                 if name == "both":
                     residual = latents - conditioning.encode(pipe.vae, conditioning.to_pixels(truth))
                     correlation = np.corrcoef(residual.flatten().numpy(), noise.flatten().numpy())[0, 1]
@@ -137,7 +147,9 @@ def first_segments(pipe: LongViePipeline, scenes: list[SceneControls], noises: i
         row["autoencoder alone"] = [psnr(conditioning.to_frames(ceiling), truth)]
     table = over_noises(rows)
     others = ["none", "dense", "sparse", "shuffled", "frozen first frame"]
-    return {name: interval(values) for name, values in table.items()} | paired(table, [("both", o) for o in others])
+    pairs = [("both", other) for other in others]
+    pairs += [(f"track error, {other}", "track error, both") for other in others]
+    return {name: interval(values) for name, values in table.items()} | paired(table, pairs)
 
 
 def rollouts(
