@@ -131,7 +131,10 @@ def test_two_workers_do_what_one_does(data: Path, tmp_path: Path, sharded: bool)
         made = load_file(tmp_path / f"{rank}.safetensors")
         torch.testing.assert_close(made["losses"], losses, rtol=1e-6, atol=1e-6)
         for name, value in weights(alone).items():
-            torch.testing.assert_close(made[name], value, rtol=0, atol=1e-6)
+            # AdamW moves what has hardly any gradient as far as the rest, and with it the rounding of sums in another
+            # order: by a thousandth of its rate (1e-3) and more, on some CPUs
+            torch.testing.assert_close(made[name], value, rtol=0, atol=5e-6)
+            assert (made[name] - value).square().mean().sqrt() < 1e-6
 
 
 def test_step_0_has_the_loss_of_the_base(data: Path) -> None:
