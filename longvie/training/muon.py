@@ -1,7 +1,7 @@
 """Muon in float32: what torch's computes in bfloat16.
 
-bfloat16 is slow on CPUs that have no instructions for it (6 times as slow, measured), and rounds so far that another
-number of workers shows in the weights.
+bfloat16 is slow on CPUs that have no instructions for it, and rounds so far that another number of workers shows in the
+weights.
 """
 
 from __future__ import annotations
