@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,13 @@ def test_units_of_the_release(units: dict[str, torch.Tensor], golden_vae: Autoen
 
 @torch.no_grad()
 def test_decode_of_the_release(units: dict[str, torch.Tensor], golden_vae: AutoencoderKLWan) -> None:
-    """The reference VAE has two channels: where both are near zero its RMS norm magnifies rounding (to 5e-4)."""
-    error = (conditioning.decode(golden_vae, units["vae.decode_in"]) - units["vae.decode_out"]).abs()
+    """The reference VAE has two channels: where both are near zero its RMS norm magnifies rounding, to 1e-3 and above
+    where latents differ in their last bit. In float64 only the reference's own rounding is left, on every CPU."""
+    latents, expected = units["vae.decode_in"], units["vae.decode_out"]
+    error = (conditioning.decode(golden_vae, latents) - expected).abs()
+    assert error.mean() <= 2e-5
+    exact = copy.deepcopy(golden_vae).double()
+    error = (conditioning.decode(exact, latents.double()) - expected).abs()
     assert error.mean() <= 1e-5
     assert error.max() <= 1e-3
 
