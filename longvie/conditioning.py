@@ -115,6 +115,11 @@ def stack_image(first: Latents, mask_channels: int) -> Float[Tensor, "b zm f h w
     return torch.cat([first_frame_mask(first, mask_channels), first], dim=1)
 
 
+def with_first_latent(latents: Latents, image: Latents) -> Latents:
+    """Latents whose frame 0 is that of `image`, latents of a first frame and whatever follows."""
+    return torch.cat([image[:, :, :1].to(latents), latents[:, :, 1:]], dim=2)
+
+
 def stack_control(latents: Latents, first: Latents, mask_channels: int) -> Float[Tensor, "b zmz f h w"]:
     """A control of its latents and of those of its first frame followed by grey, with the mask between."""
     return torch.cat([latents, first_frame_mask(latents, mask_channels), first], dim=1)

@@ -56,6 +56,9 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         fps: frames a second of the videos the model was trained on (LongVie 2: 16).
         height, width, num_inference_steps, guidance_scale: the model's defaults (released code: 50 steps, 5.0).
         max_sequence_length: text tokens; models with an image encoder need 512.
+        keeps_first_frame: whether latent frame 0 of a result is the given first frame's own, as in Wan2.2's 5B model,
+            and not what was denoised (Wan2.1, the release). What is decoded then goes on from just what was given: a
+            model that mends its own faults in frame 0 would jump at each seam.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
@@ -79,6 +82,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
         max_sequence_length: int = 512,
+        keeps_first_frame: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -102,6 +106,7 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             max_sequence_length=max_sequence_length,
+            keeps_first_frame=keeps_first_frame,
         )
         self.video_processor = VideoProcessor(vae_scale_factor=vae.config["scale_factor_spatial"])
         self._interrupt = False
@@ -327,6 +332,8 @@ class LongViePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     tensors = {"latents": latents} if "latents" in callback_tensors else {}
                     latents = callback(self, step, timestep, tensors).pop("latents", latents)
                 progress_bar.update()
+        if self.config["keeps_first_frame"]:
+            latents = conditioning.with_first_latent(latents, condition.image[:, -latents.shape[1] :])
         return latents
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:

@@ -49,6 +49,11 @@ class EncodedMixture:
         self._starts = [sum(len(one) for one in self.datasets[:k]) for k in range(len(self.datasets))]
 
     @property
+    def shares(self) -> list[float]:
+        """Of the samples that training sees, those of each dataset; they sum to 1."""
+        return [float(share / sum(self._shares)) for share in self._shares]
+
+    @property
     def uri(self) -> str:
         return " + ".join(one.uri for one in self.datasets)
 

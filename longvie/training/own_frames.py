@@ -22,7 +22,7 @@ class OwnFrames:
     """What the model made before each of some samples.
 
     Args:
-        data: from each of its datasets as many samples are drawn.
+        data: each of its datasets has its share of them.
         begins: the step that their stage begins with.
 
     Raises:
@@ -86,6 +86,7 @@ class OwnFrames:
                 seed=step,
                 num_history_frames=recipe.rollouts.num_history_frames,
                 keep=self._keep,
+                keeps_first_frame=recipe.keeps_first_frame,
                 dtype=dtype,
             ):
                 self.frames[places[after[made.index]]] = made.frames
@@ -104,11 +105,11 @@ class OwnFrames:
 
     def _draw(self, round_number: int) -> None:
         self._chains, self._rows = [], []
-        for which in range(len(self._data.datasets)):
+        for which, share in enumerate(self._data.shares):
             samples = self._data.rows(which)
             chains = draw_chains(
                 [self._data.place(row) for row in samples],
-                self._recipe.rollouts.num_segments,
+                max(1, round(self._recipe.rollouts.num_segments * share)),
                 self._seed,
                 self._begins,
                 round_number,

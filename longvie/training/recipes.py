@@ -64,12 +64,13 @@ class Rollouts:
     2506.08009, trains on a model's own past).
 
     Args:
-        num_segments: made of each dataset, beside first ones; whole videos, drawn anew each time.
+        num_segments: made beside first ones, of each dataset as many as its share of the samples; whole videos, drawn
+            anew each time.
         every: steps after which they are made anew, by the weights as they are then.
         num_history_frames: handed on from segment to segment.
     """
 
-    num_segments: int = 160
+    num_segments: int = 480
     every: int = 500
     num_history_frames: int = 8
 
@@ -104,6 +105,8 @@ class Recipe:
         warmup: steps over which a stage's rate rises.
         pixel_errors: whether errors in latents count by how far they show in pixels, where the autoencoder says so
             (`BlockVAE.latent_weights`).
+        keeps_first_frame: of the pipeline that comes out, see `LongViePipeline`; frame 0 then counts for nothing in
+            errors that are weighted by pixel_errors.
         average: decay of the moving average of the weights.
         dtype: of weights and activations; norms and sums stay float32 as diffusers keeps them.
         sharded: whether several workers hold a part of the weights each (FSDP2), or all of them.
@@ -125,6 +128,7 @@ class Recipe:
     clip: float = 1.0
     warmup: int = 100
     pixel_errors: bool = False
+    keeps_first_frame: bool = False
     rollouts: Rollouts = field(default_factory=Rollouts)
     average: float = 0.9999
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -271,7 +275,7 @@ def tiny() -> Recipe:
                 rate=1e-3,
                 trained="all",
                 decay=0.7,
-                conditions=replace(conditions, own=0.7),
+                conditions=replace(conditions, own=0.5),
             ),
         ),
         batch=4,
@@ -288,6 +292,7 @@ def tiny() -> Recipe:
         weight_decay=0.0,
         warmup=60,
         pixel_errors=True,
+        keeps_first_frame=True,
         average=0.998,
         latents=(48, 5, 8, 12),
         max_text_tokens=24,

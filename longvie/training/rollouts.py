@@ -78,6 +78,7 @@ def roll_out(
     seed: int,
     num_history_frames: int,
     keep: int,
+    keeps_first_frame: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Made]:
     """Make all segments of the chains, the first from its own sample's conditions, each other from what was made.
@@ -85,6 +86,7 @@ def roll_out(
     Args:
         seed: with a chain's first sample it decides the noise that its segments share.
         num_history_frames: handed on, if the data has latents of as many; keep: last frames that are returned.
+        keeps_first_frame: see `LongViePipeline`.
     """
     device, length = model.device, data.meta.segment_length
     for alike in _batches(data, chains):
@@ -108,6 +110,7 @@ def roll_out(
                 None if past[0] is None else torch.cat([part for part in past if part is not None]),
                 num_steps=num_steps,
                 shift=shift,
+                keeps_first_frame=keeps_first_frame,
                 dtype=dtype,
             )
             for k, latents in zip(going, made, strict=True):

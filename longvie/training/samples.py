@@ -34,6 +34,7 @@ def make_latents(
     shift: float,
     seed: int,
     num_history_frames: int = 0,
+    keeps_first_frame: bool = False,
     guidance_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "1 z f h w"]:
@@ -41,6 +42,7 @@ def make_latents(
 
     Args:
         num_history_frames: used where the sample has such a history.
+        keeps_first_frame: see `LongViePipeline`.
         guidance_scale: above 1 the empty prompt is predicted, too.
         dtype: activations are cast to it (`torch.autocast`); float32: they are not.
     """
@@ -56,6 +58,7 @@ def make_latents(
         None if past is None else past[None],
         num_steps=num_steps,
         shift=shift,
+        keeps_first_frame=keeps_first_frame,
         guidance_scale=guidance_scale,
         dtype=dtype,
     )
@@ -72,6 +75,7 @@ def denoise(
     *,
     num_steps: int,
     shift: float,
+    keeps_first_frame: bool = False,
     guidance_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b z f h w"]:
@@ -116,7 +120,7 @@ def denoise(
         if guidance_scale > 1:
             velocity = guide(velocity, predict([data.empty.text] * len(samples), sigma), guidance_scale)
         latents = latents + (lower - sigma) * velocity
-    return latents
+    return conditioning.with_first_latent(latents, image) if keeps_first_frame else latents
 
 
 @torch.no_grad()

@@ -326,10 +326,15 @@ class Trainer:
 def _latent_weights(
     recipe: Recipe, vae: VideoAutoencoder | None, num_frames: int, device: torch.device
 ) -> Float[Tensor, "z f 1 1"] | None:
-    """How much an error in each latent counts; None: all alike, as with autoencoders that do not say."""
+    """How much an error in each latent counts; None: all alike, as with autoencoders that do not say.
+
+    Nothing counts in frame 0 where a result does not hold it.
+    """
     if not recipe.pixel_errors or not isinstance(vae, BlockVAE):
         return None
     first, rest = vae.latent_weights().float().to(device)
+    if recipe.keeps_first_frame:
+        first = torch.zeros_like(first)
     return torch.stack([first, *[rest] * (num_frames - 1)], dim=1)[..., None, None]
 
 

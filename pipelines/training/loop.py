@@ -115,6 +115,7 @@ def _show(trainer: Trainer, vae: VideoAutoencoder, storage: Storage, steps_done:
             num_steps=recipe.num_inference_steps,
             shift=recipe.levels.shift,
             seed=0,
+            keeps_first_frame=recipe.keeps_first_frame,
             dtype=DTYPES[recipe.dtype],
         )
     trainer.model.train(was_training)
@@ -143,6 +144,7 @@ def _export(trainer: Trainer, options: TrainOptions, storage: Storage, tell: Tel
             model = transformer_of(trainer.model.config, weights)
             defaults = {"segment_length": meta.segment_length, "height": meta.height, "width": meta.width}
             defaults |= {"fps": int(meta.fps), "num_inference_steps": recipe.num_inference_steps}
+            defaults["keeps_first_frame"] = recipe.keeps_first_frame
             export_pipeline(model, options.model, folder / MODEL, defaults)
             export_release(model, folder / RELEASE)
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -60,9 +60,11 @@ def refine(
             for one in roll_out(
                 pipe.transformer, vae, mixture, starts, num_steps=recipe.num_inference_steps, shift=recipe.levels.shift,
                 seed=seed, num_history_frames=recipe.rollouts.num_history_frames, keep=1,
+                keeps_first_frame=recipe.keeps_first_frame,
             ):  # fmt: skip
                 made.append(one.latents)
                 video.append(frames[one.index])
+    pipe.register_to_config(keeps_first_frame=recipe.keeps_first_frame)
     vae.register_to_config(border_smoothing=BORDER_SMOOTHING)
     vae.requires_grad_(False)
     assert vae.refiner is not None

@@ -88,6 +88,16 @@ def test_output_types(pipe: LongViePipeline) -> None:
     assert torch.equal(call(pipe, image=PILImage.fromarray(frames(1, 0)[0].numpy())), made)
 
 
+def test_a_kept_first_frame_is_the_one_given_and_changes_no_other_latent(pipe: LongViePipeline) -> None:
+    made = call(pipe, output_type="latent")
+    pipe.register_to_config(keeps_first_frame=True)
+    kept = call(pipe, output_type="latent")
+    given = conditioning.encode(pipe.vae, conditioning.to_pixels(frames(1, 0)))
+    assert (kept[:, :, :1] - given).abs().max() <= 1e-5
+    assert not torch.allclose(made[:, :, :1], given, atol=0.1)
+    assert torch.equal(kept[:, :, 1:], made[:, :, 1:])
+
+
 def test_save_and_load(pipe: LongViePipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     again = LongViePipeline.from_pretrained(tmp_path)

@@ -39,6 +39,7 @@ def test_streams_are_taken_in_order_and_none_is_ever_far_from_its_share(shares: 
 
 def test_shares_decide_how_often_samples_are_seen(parts: list[EncodedDataset]) -> None:
     data = EncodedMixture(parts, (3, 1))
+    assert data.shares == [0.75, 0.25]
     drawn = [index for step in range(20) for index in data.batch_at(0, step, 4)]
     assert sum(index < 6 for index in drawn) == 60
     first = [index for index in drawn if index < 6][:6]

@@ -31,13 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedMixture:
     return EncodedMixture([EncodedDataset(str(folder))])
 
 
-def test_a_rollout_is_what_the_generator_makes(data: EncodedMixture) -> None:
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_rollout_is_what_the_generator_makes(data: EncodedMixture, keeps: bool) -> None:
     pipe = toy_pipeline()
-    pipe.register_to_config(num_history_frames=8)
+    pipe.register_to_config(num_history_frames=8, keeps_first_frame=keeps)
     made = list(
         roll_out(
             pipe.transformer, pipe.vae, data, [[0, 1, 2]], num_steps=2, shift=5.0, seed=7, num_history_frames=8,
-            keep=LENGTH,
+            keep=LENGTH, keeps_first_frame=keeps,
         )
     )  # fmt: skip
     assert [one.index for one in made] == [0, 1, 2]
@@ -97,10 +98,23 @@ def test_own_frames_are_the_last_of_the_segment_before(data: EncodedMixture) -> 
     index, frames = own.at(0, 0.0)
     assert data.place(index)["segment"] == 1
     before = roll_out(
-        pipe.transformer, pipe.vae, data, [[index - 1]], num_steps=1, shift=5.0, seed=4, num_history_frames=8, keep=8
-    )
+        pipe.transformer, pipe.vae, data, [[index - 1]], num_steps=1, shift=5.0, seed=4, num_history_frames=8, keep=8,
+        keeps_first_frame=True,
+    )  # fmt: skip
     assert (next(before).frames.int() - frames.int()).abs().max() <= 1
     assert {own.at(0, k / 3)[0] for k in range(3)} == {row for chain in own._chains[0] for row in chain[1:]}
+
+
+def test_each_dataset_has_its_share_of_own_frames(tmp_path: Path) -> None:
+    parts = [
+        EncodedDataset(str(write_encoded(tmp_path / name, toy_pipeline(), "toy", segments=3, videos=3)))
+        for name in "ab"
+    ]
+    recipe = replace(RECIPE, rollouts=Rollouts(num_segments=5, every=2))
+    own = OwnFrames(recipe, EncodedMixture(parts, (3.0, 1.0)), seed=0, begins=0)
+    places = {own.at(first, k / 12)[0] for first in (0, 9) for k in range(12)}
+    assert sum(row < 9 for row in places) == 4
+    assert sum(row >= 9 for row in places) == 1
 
 
 def test_workers_that_hold_parts_of_the_weights_all_make_all(data: EncodedMixture) -> None:

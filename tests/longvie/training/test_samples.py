@@ -17,11 +17,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedDataset:
     return EncodedDataset(str(write_encoded(tmp_path_factory.mktemp("encoded") / "data", toy_pipeline(), "toy")))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_it_makes_what_the_pipeline_makes(data: EncodedDataset, guidance: float) -> None:
+@pytest.mark.parametrize(("guidance", "keeps"), [(1.0, False), (3.0, False), (1.0, True)])
+def test_it_makes_what_the_pipeline_makes(data: EncodedDataset, guidance: float, keeps: bool) -> None:
     """From a sample's latents, the same numbers as from its frames: a second segment with history and both controls."""
     pipe, sample = toy_pipeline(), data[1]
     frames, dense, sparse = (moving(17, kind) for kind in range(3))
+    pipe.register_to_config(keeps_first_frame=keeps)
     noise = unified_noise(pipe.noise_shape(9, 32, 48), 7)
     expected = pipe(
         frames[8],
@@ -33,7 +34,10 @@ def test_it_makes_what_the_pipeline_makes(data: EncodedDataset, guidance: float)
         latents=noise,
         output_type="latent",
     ).frames
-    options = {"num_steps": 2, "shift": 5.0, "seed": 7, "num_history_frames": max(HISTORY), "guidance_scale": guidance}
+    options = {
+        "num_steps": 2, "shift": 5.0, "seed": 7, "num_history_frames": max(HISTORY), "guidance_scale": guidance,
+        "keeps_first_frame": keeps,
+    }  # fmt: skip
     made = make_latents(pipe.transformer, data, sample, **options)  # type: ignore[arg-type]
     assert torch.allclose(made, expected, atol=1e-5)
     bare = make_latents(pipe.transformer, data, without_controls(sample), **options)  # type: ignore[arg-type]

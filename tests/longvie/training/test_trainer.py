@@ -14,6 +14,7 @@ import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longvie.models.block_vae import BlockVAE
 from longvie.models.names import is_attention, is_control
 from longvie.pipeline import LongViePipeline
 from longvie.training.conditions import draw
@@ -24,7 +25,7 @@ from longvie.training.loss import NoiseLevels
 from longvie.training.mixture import EncodedMixture
 from longvie.training.recipes import MODALITIES, Conditions, Recipe, Rollouts, Stage
 from longvie.training.sharding import shard
-from longvie.training.trainer import NotFiniteError, Trainer
+from longvie.training.trainer import NotFiniteError, Trainer, _latent_weights
 from tests.encoded import write_encoded
 from tests.toy import toy_pipeline
 
@@ -190,6 +191,15 @@ def test_a_loss_that_is_no_number_stops_before_anything_changes(data: Path) -> N
     assert all(torch.equal(value, before[name]) for name, value in made.state().items())
     broken.data.copy_(kept)
     made.step(1)
+
+
+def test_frame_0_counts_for_nothing_where_results_do_not_hold_it() -> None:
+    vae = BlockVAE(z_dim=6, refiner_width=0)
+    for keeps in (False, True):
+        counted = _latent_weights(recipe(pixel_errors=True, keeps_first_frame=keeps), vae, 3, torch.device("cpu"))
+        assert counted is not None
+        assert bool(counted[:, 0].any()) is not keeps
+        assert (counted[:, 1:] > 0).all()
 
 
 def test_it_overfits(data: Path) -> None:

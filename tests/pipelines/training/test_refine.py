@@ -37,5 +37,6 @@ def test_it_changes_the_decoder_and_nothing_else(tmp_path: Path) -> None:
     assert changed
     assert all(name.startswith("refiner.") for name in changed)
     assert after.vae.config.border_smoothing == BORDER_SMOOTHING
+    assert after.config.keeps_first_frame
     assert not any("_name_or_path" in path.read_text() for path in out.rglob("*.json"))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -94,6 +94,7 @@ def test_what_a_run_leaves(whole: Path, toy_folder: Path) -> None:
     assert read_pipeline_config(whole / "model").fps == read_pipeline_config(toy_folder).fps
     pipe = load_pipeline(whole / "model")  # as longvie generate does
     assert (pipe.config["segment_length"], pipe.config["height"], pipe.config["width"]) == (9, 32, 48)
+    assert pipe.config["keeps_first_frame"]  # as the recipe says
     before = load_file(toy_folder / "transformer" / "diffusion_pytorch_model.safetensors")
     after = load_file(whole / WEIGHTS)
     assert before.keys() == after.keys()
