@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from tests.pipelines.helpers import Inputs, write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Jobs fix the thread count of their process; give the suite its own back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

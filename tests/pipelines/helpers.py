@@ -110,6 +110,11 @@ def commits_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "commits").glob("*.json"))}
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What a video's manifest says."""
+    return json.loads((folder / "manifest.json").read_text())
+
+
 def frame_hashes(folder: Path) -> list[str]:
     """The hash of each segment's raw frames."""
     return [json.loads(content)["frames"] for content in commits_of(folder).values()]

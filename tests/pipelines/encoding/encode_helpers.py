@@ -23,6 +23,7 @@ SEGMENT_LENGTH = 9
 CLIPS = {"a": 26, "b": 9}  # frames: four segments, the last of two frames; and one
 PROMPTS = {"a": "a red ball rolls", "b": "night"}
 SHARD = 2  # segments
+NUM_SEGMENTS = 5
 NUM_UNITS = 4  # two shards and one, and what stands for an absent prompt
 
 

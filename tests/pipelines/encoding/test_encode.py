@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ import pytest
 import torch
 
 from longvie import conditioning
-from longvie.media import write_video
 from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import TINY, load_pipeline, read_pipeline_config
 from longvie.pipeline import Condition, LongViePipeline
@@ -24,50 +19,19 @@ from longvie.segments import plan_segments
 from longvie.training.degradation import degrade_dense
 from longvie.training.encoded import EncodedDataset, Sample
 from longvie.video import read_frames, read_image
-from pipelines.encoding.cli import encode as command
-from pipelines.encoding.options import EncodeOptions
-from pipelines.errors import UserError
 from pipelines.generation.inputs import read_rows
 from pipelines.generation.plan import plan_videos
 from pipelines.hashes import fingerprint
 from tests.pipelines.encoding.encode_helpers import (
-    CLIPS,
-    NUM_UNITS,
+    NUM_SEGMENTS,
     PROMPTS,
     SEGMENT_LENGTH,
-    made,
     run,
-    shards,
     with_image_encoder,
     write_prepared,
 )
 from tests.pipelines.helpers import Log
-from tests.pipelines.preparation.prepare_helpers import moving, tree
-from tests.pipelines.test_cli import refused
-from tests.toy import save_toy_pipeline
-
-NUM_SEGMENTS = 5
-
-
-@pytest.fixture(autouse=True)
-def own_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def encoded(prepared: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("encoded")
-    summary = run(prepared, out, toy_folder)
-    assert not summary.failed(strict=True)
-    assert (summary.num_videos, summary.num_segments) == (2, NUM_SEGMENTS)
-    return out
+from tests.pipelines.preparation.prepare_helpers import tree
 
 
 @pytest.fixture(scope="module")
@@ -243,216 +207,6 @@ def test_the_embedded_model(tmp_path: Path) -> None:
     assert sorted(dataset[1].history) == [1, 5, 8, 9, 13, 16]
     assert dataset[0].video is not None
     assert dataset[0].video.dtype == torch.float16
-
-
-class TestAgain:
-    def test_nothing_to_do(self, prepared: Path, encoded: Path, toy_folder: Path) -> None:
-        before, log = tree(encoded), Log()
-        run(prepared, encoded, toy_folder, report=log)
-        assert not log.of("unit")
-        assert tree(encoded) == before
-
-    def test_more_videos(self, tmp_path: Path, toy_folder: Path) -> None:
-        """Only the new one's shards are made; what is there afterwards is what one run makes."""
-        write_prepared(tmp_path, {"a": CLIPS["a"]})
-        run(tmp_path / "prepared", tmp_path / "out", toy_folder)
-        before = shards(tmp_path / "out")
-        write_prepared(tmp_path)
-        log = Log()
-        run(tmp_path / "prepared", tmp_path / "out", toy_folder, report=log)
-        assert len(made(log)) == 1
-        assert before < shards(tmp_path / "out")
-        run(tmp_path / "prepared", tmp_path / "whole", toy_folder)
-        assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-
-    def test_videos_that_are_gone(self, tmp_path: Path, toy_folder: Path) -> None:
-        write_prepared(tmp_path)
-        run(tmp_path / "prepared", tmp_path / "out", toy_folder)
-        write_prepared(tmp_path, {"b": CLIPS["b"]}, prune=True)
-        before = tree(tmp_path / "out")
-        with pytest.raises(UserError, match=r"also holds a-.*--prune to remove"):
-            run(tmp_path / "prepared", tmp_path / "out", toy_folder)
-        assert tree(tmp_path / "out") == before
-        run(tmp_path / "prepared", tmp_path / "out", toy_folder, prune=True)
-        assert len(EncodedDataset(str(tmp_path / "out"))) == 1
-        assert len(list((tmp_path / "out" / "shards").iterdir())) == 1
-
-    def test_restart(self, prepared: Path, encoded: Path, toy_folder: Path, tmp_path: Path) -> None:
-        shutil.copytree(encoded, tmp_path / "out")
-        log = Log()
-        run(prepared, tmp_path / "out", toy_folder, restart=True, dtype="float32", report=log)
-        assert len(made(log)) == NUM_UNITS
-        assert EncodedDataset(str(tmp_path / "out")).meta.dtype == "float32"
-
-    def test_a_shard_that_lost_its_bytes_is_made_again(
-        self, prepared: Path, encoded: Path, toy_folder: Path, tmp_path: Path
-    ) -> None:
-        shutil.copytree(encoded, tmp_path / "out")
-        shard = sorted((tmp_path / "out" / "shards").iterdir())[1]
-        shard.write_bytes(shard.read_bytes()[:-1])
-        log = Log()
-        run(prepared, tmp_path / "out", toy_folder, report=log)
-        assert made(log) == [f"commits/encode/{shard.stem}.json"]
-        assert tree(tmp_path / "out") == tree(encoded)
-
-
-class TestBadRows:
-    def test_a_broken_control_is_a_row_and_its_neighbours_are_encoded(
-        self, prepared: Path, encoded: Path, toy_folder: Path, tmp_path: Path
-    ) -> None:
-        copy = shutil.copytree(prepared, tmp_path / "prepared")
-        broken = sorted(copy.glob("controls/a*/dense_00001.mp4"))[0]
-        whole = broken.read_bytes()
-        broken.write_bytes(whole[: len(whole) // 2])
-        log = Log()
-        summary = run(copy, tmp_path / "out", toy_folder, report=log)
-        (row,) = pyarrow.parquet.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
-        assert row["unit"].endswith(" segment 1")
-        assert row["stage"] == "encode"
-        assert "dense_00001.mp4 is not what was prepared; prepare again" in row["error"]
-        assert [event["text"] for event in log.of("note")] == [f"{row['unit']}: {row['error']}"]
-        assert summary.num_segments == NUM_SEGMENTS - 1
-        assert not summary.failed(strict=False)
-        assert summary.failed(strict=True)
-        assert [row["segment"] for row in EncodedDataset(str(tmp_path / "out")).samples.to_pylist()] == [0, 2, 3, 0]
-        broken.write_bytes(whole)
-        log = Log()
-        assert not run(copy, tmp_path / "out", toy_folder, report=log).failed(strict=True)
-        assert len(made(log)) == 1, "only the shard that lacked a segment"
-        assert tree(tmp_path / "out") == tree(encoded)
-
-    @pytest.mark.parametrize("change", ["gone", "other", "half"])
-    def test_a_source_that_is_not_what_was_prepared(self, toy_folder: Path, tmp_path: Path, change: str) -> None:
-        prepared = write_prepared(tmp_path)
-        source = tmp_path / "a.mp4"
-        if change == "gone":
-            source.unlink()
-        elif change == "other":
-            write_video(source, moving(26, 99), 8)
-        else:
-            source.write_bytes(source.read_bytes()[:500])
-        summary = run(prepared, tmp_path / "out", toy_folder)
-        (row,) = pyarrow.parquet.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
-        assert row["source"] == str(source)
-        assert row["stage"] == "sources"
-        wanted = "does not exist" if change == "gone" else "is not what was prepared; run longvie prepare again"
-        assert wanted in row["error"]
-        assert summary.num_segments == 1
-
-    def test_encoded_videos_outlive_their_source(self, toy_folder: Path, tmp_path: Path) -> None:
-        prepared = write_prepared(tmp_path)
-        run(prepared, tmp_path / "out", toy_folder)
-        before = tree(tmp_path / "out")
-        (tmp_path / "a.mp4").unlink()
-        assert not run(prepared, tmp_path / "out", toy_folder).failed(strict=True)
-        assert tree(tmp_path / "out") == before
-
-    def test_a_value_that_float16_cannot_hold(self, prepared: Path, toy_folder: Path, tmp_path: Path) -> None:
-        copy = shutil.copytree(toy_folder, tmp_path / "model")
-        config = json.loads((copy / "vae" / "config.json").read_text())
-        (copy / "vae" / "config.json").write_text(json.dumps({**config, "latents_std": [1e-9] * 4}))
-        summary = run(prepared, tmp_path / "out", copy)
-        assert summary.failed(strict=False)
-        assert len(summary.errors) == NUM_SEGMENTS + 1
-        assert {row["error"] for row in summary.errors} == {
-            "values do not fit float16; give --dtype bfloat16 or float32"
-        }
-
-
-def _other_model(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-    return save_toy_pipeline(folder / "model", seed=1), prepared
-
-
-def _other_length(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-    return save_toy_pipeline(folder / "model", segment_length=13), prepared
-
-
-def _other_index(**fields: Any) -> Callable[[Path, Path, Path], tuple[Path, Path]]:
-    def make(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-        copy = shutil.copytree(toy, folder / "model")
-        index = json.loads((copy / "model_index.json").read_text())
-        (copy / "model_index.json").write_text(json.dumps({**index, **fields}))
-        return copy, prepared
-
-    return make
-
-
-def _no_weights(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-    copy = shutil.copytree(toy, folder / "model")
-    next((copy / "vae").glob("*.safetensors")).write_bytes(b"")
-    return copy, prepared
-
-
-def _no_table(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-    copy = shutil.copytree(prepared, folder / "prepared")
-    (copy / "segments.parquet").unlink()
-    return toy, copy
-
-
-def _other_size(toy: Path, prepared: Path, folder: Path) -> tuple[Path, Path]:
-    return toy, write_prepared(folder, {"b": 9}, size="40x32")
-
-
-@pytest.mark.parametrize(
-    ("change", "into_encoded", "message"),
-    [
-        (_other_model, True, r"was encoded with encoder.sha256 .*choose another --out, or begin anew with --restart"),
-        (_other_length, False, "has segments of 9 frames, the model makes 13; prepare it with --model"),
-        (_other_index(fps=16), False, "has 8 frames a second, the model makes 16; prepare it with --model"),
-        (_other_size, False, "width is 40; this model makes multiples of 16"),
-        (_no_weights, False, "is not a readable safetensors file"),
-        (_no_table, False, "has no segments.parquet; give a folder that longvie prepare finished"),
-    ],
-)
-def test_refused_at_the_door(
-    change: Any,
-    into_encoded: bool,
-    message: str,
-    prepared: Path,
-    encoded: Path,
-    toy_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model, source = change(toy_folder, prepared, tmp_path)
-    out = shutil.copytree(encoded, tmp_path / "out") if into_encoded else tmp_path / "out"
-    before = tree(out)
-    line = ["encode", str(source), "--out", str(out), "--model", str(model), "--workers", "0"]
-    said = refused(capsys, [*line, "--segments-per-shard", "2"])
-    assert re.search(message, said), said
-    assert tree(out) == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--dtype", "int8"], "--dtype is int8; choose one of float16"),
-        (["--history-frames", "1,x"], "--history-frames 1,x: give numbers"),
-        (["--history-frames", "0"], "--history-frames is 0; give 1 or more"),
-        (["--history-frames", "16"], "--history-frames 16: a segment of 9 frames hands on no more"),
-        (["--degraded-variants", "17"], "--degraded-variants is 17; give 0 or more, to 16"),
-        (["--segments-per-shard", "0"], "--segments-per-shard is 0"),
-        (["--gpus-per-worker", "1"], "--workers 0 works in this process"),
-        (["--model", "nowhere"], "model nowhere does not exist"),
-        (["--log-format", "xml"], "--log-format is xml"),
-    ],
-)
-def test_mistakes(
-    flags: list[str], message: str, prepared: Path, toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["encode", str(prepared), "--out", str(tmp_path / "out"), "--model", str(toy_folder), "--workers", "0"]
-    assert message in refused(capsys, [*line, *flags])
-    assert not (tmp_path / "out").exists()
-
-
-def test_out_within_prepared_itself(prepared: Path) -> None:
-    with pytest.raises(UserError, match="is the prepared folder itself"):
-        run(prepared, prepared, None)
-
-
-def test_the_command_has_the_options_of_the_job() -> None:
-    flags = set(inspect.signature(command).parameters) - {"log_format"}
-    assert flags == set(inspect.signature(EncodeOptions).parameters)
 
 
 def test_memory_storage(prepared: Path, toy_folder: Path, encoded: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from longvie.training.encoded import EncodedDataset
 from longvie.training.encoded_layout import EncodedError
-from tests.pipelines.encoding.encode_helpers import all_points, made, run, run_to_death, shards, write_prepared
+from tests.pipelines.encoding.encode_helpers import all_points, made, run, run_to_death, shards
 from tests.pipelines.helpers import Log
 from tests.pipelines.preparation.prepare_helpers import tree
 
@@ -24,19 +24,6 @@ _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.pipelines.encoding.encode_helpers"])  # so that a child starts at once
 
 FAST, SEEDED = 6, 24  # points of the sweep
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def whole(prepared: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What an uninterrupted run leaves."""
-    out = tmp_path_factory.mktemp("whole")
-    assert not run(prepared, out, toy_folder).failed(strict=True)
-    return tree(out)
 
 
 @pytest.fixture(scope="module")

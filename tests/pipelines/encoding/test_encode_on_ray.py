@@ -21,26 +21,12 @@ from tests.pipelines.encoding.encode_helpers import (
     made,
     run,
     shards,
-    write_prepared,
 )
 from tests.pipelines.helpers import Log
 from tests.pipelines.preparation.prepare_helpers import killing, tree
 
 ROOT = Path(__file__).resolve().parents[3]
 DEATHS = 2
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def whole(prepared: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What this process alone leaves, uninterrupted."""
-    out = tmp_path_factory.mktemp("whole")
-    run(prepared, out, toy_folder)
-    return tree(out)
 
 
 @pytest.mark.usefixtures("ray_here")

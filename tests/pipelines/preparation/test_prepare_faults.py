@@ -26,7 +26,6 @@ from tests.pipelines.preparation.prepare_helpers import (
     run_to_death,
     shuffled,
     tree,
-    write_clips,
 )
 
 _forkserver = multiprocessing.get_context("forkserver")
@@ -34,11 +33,6 @@ _forkserver.set_forkserver_preload(["tests.pipelines.preparation.prepare_helpers
 
 SEEDED = 24  # points of the sweep
 FAST = 8
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
