@@ -24,6 +24,7 @@ from serve.uploads import NotAtOnce, Uploads, reference_of
 _CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
 _IDS_AT_A_TIME = 64
 _LOOK_SECONDS = 0.25
+_MOST_IN_A_LOOK = 500  # jobs that a local store records between two looks, at most: one takes a millisecond
 Fill = Callable[[Uploads], None]  # puts the files of a multipart body into a request's uploads
 
 
@@ -36,7 +37,7 @@ class Admission:
         self.places = places
         self._prober = Prober(settings.card.fps, settings.limits)
         self._ids = _NewIds(store)
-        self._full, self._looked_at = False, float("-inf")
+        self._waiting, self._looked_at = 0, float("-inf")
 
     def create_at_once(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """As `create`, without a thread of its own: `NotAtOnce` or `Busy`, and nothing done, if it would take longer
@@ -116,7 +117,9 @@ class Admission:
             num_steps=steps,
             inputs=inputs,
         )
-        limit = self.settings.limits.queued
+        limit: int | None = self.settings.limits.queued
+        if not wait and self._waiting + _MOST_IN_A_LOOK < limit:
+            limit = None  # counting costs more the more wait, and by the look of a moment ago there is room
         try:
             job = self.store.create(new, queue_limit=limit, key=key, fingerprint=fingerprint, wait=wait)
         except (QueueFull, Conflict) as error:
@@ -131,8 +134,8 @@ class Admission:
         """Refuse early, before bodies are read into files, by what was so a moment ago; `create` decides."""
         now = time.monotonic()
         if now - self._looked_at > _LOOK_SECONDS:
-            self._full, self._looked_at = self.store.waiting() >= self.settings.limits.queued, now
-        if self._full:
+            self._waiting, self._looked_at = self.store.waiting(), now
+        if self._waiting >= self.settings.limits.queued:
             raise self._refusal(QueueFull())
 
     def known(self, owner: Owner, key: str | None, fingerprint: str) -> Job | None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from serve.engine.engine import Engine
 from serve.janitor import tidy
 from serve.places import Places
 from serve.settings import Limits, Owner, ServeSettings
-from serve.store import JobStore
+from serve.store import JobStore, NewJob
 from tests.pipelines.helpers import NUM_FRAMES, PROMPTS, Inputs
 from tests.serve.helpers import settings_of
 
@@ -351,11 +352,15 @@ def test_bodies_that_are_none(ada: TestClient) -> None:
             "unsupported_media_type", "Content-Type")  # fmt: skip
 
 
-def test_a_full_queue_says_when_to_come_again(settings: ServeSettings, inputs: Inputs, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    small = replace(settings, home=str(tmp_path), limits=Limits(queued=1, retry_after=7))
-    client = client_of(small, JobStore(small.database_url), "ada")
+@pytest.mark.parametrize("limit", [1, 502])  # of the second, jobs are counted only when some two are left
+def test_a_full_queue_says_when_to_come_again(
+    settings: ServeSettings, inputs: Inputs, tmp_path: Path, limit: int
+) -> None:
+    small = replace(settings, home=str(tmp_path), limits=Limits(queued=limit, retry_after=7))
+    store = JobStore(small.database_url)
+    for k in range(limit - 1):
+        store.create(NewJob(id=f"video_{k}", owner="eve", request={}, num_segments=1, num_steps=1))
+    client = client_of(small, store, "ada")
     image = {"first_frame": ("f.png", Path(inputs / "first.png").read_bytes())}
     assert client.post("/v1/videos", data={"prompt": "a", "num_frames": "9"}, files=image).status_code == 200
     full = client.post("/v1/videos", data={"prompt": "a", "num_frames": "9"}, files=image)
