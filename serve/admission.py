@@ -57,10 +57,12 @@ class Admission:
             for name, param, value in _references(asked):
                 uploads.add_reference(name, param, value)
             uploads.probe()
-            content = asked.model_dump(exclude={"first_frame", "input_reference", "controls"})
-            fingerprint = fingerprint_of({"video": content, "files": uploads.sha256})
-            if (known := self.known(owner, key, fingerprint)) is not None:
-                return known
+            fingerprint = ""
+            if key is not None:
+                content = asked.model_dump(exclude={"first_frame", "input_reference", "controls"})
+                fingerprint = fingerprint_of({"video": content, "files": uploads.sha256})
+                if (known := self.known(owner, key, fingerprint)) is not None:
+                    return known
             config, steps = self._config(asked)
             available = _check_files(uploads)
             prompts = self.prompts(asked.prompt, asked.segments)
