@@ -39,7 +39,7 @@ REFINE := $(BIN)/python -m pipelines.training.refine --data $(TINY)/encoded-scen
 
 tiny: $(READY)
 	$(BIN)/python -m longvie.training.tiny --out $(TINY)/start
-	$(BIN)/longvie scenes --split train --count 1536 --out $(TINY)/scenes
+	$(BIN)/longvie scenes --split train --count 3072 --out $(TINY)/scenes
 	$(BIN)/longvie encode $(TINY)/scenes $(ENCODE) --out $(TINY)/encoded-scenes
 	$(BIN)/python -m longvie.training.film $(FILM) --out $(TINY)/film-parts
 	$(BIN)/longvie prepare $(TINY)/film-parts --model tiny --out $(TINY)/film

@@ -250,9 +250,8 @@ def tiny() -> Recipe:
     """The embedded model, all of its transformer, in hours on two cores. Every number is ours, measured on it.
 
     Sampling takes one step, so most noise levels are pure noise; Muon learns far faster than AdamW alone. First frames
-    are degraded by the model itself: it makes whole videos, and learns to go on from them. In the stage `history` most
-    begin so; it is for a model whose decoder is refined (pipelines/training/refine.py), as what is handed on then is
-    what generation hands on.
+    are degraded by the model itself: it makes whole videos, and learns to go on from them. The stage `history` is for a
+    model whose decoder is refined (pipelines/training/refine.py), as what is handed on then is what generation hands on.
     """
     conditions = Conditions(
         modalities=(0.76, 0.08, 0.08, 0.08), history=0.3, condition_noise=0.25, features=0.0, data=0.0, per_step=True
