@@ -51,7 +51,6 @@ tiny: $(READY)
 		--rate 1.4e-3 --seed 2 --out $(TINY)/run-3
 	$(REFINE) --model $(TINY)/run-3/model --out $(TINY)/refined
 	$(TRAIN) --model $(TINY)/refined --steps control=0 --steps degradation=0 --seed 3 --out $(TINY)/run-4
-	$(REFINE) --model $(TINY)/run-4/model --out $(TINY)/model
 
 depth: $(READY)
 	$(BIN)/python -m longvie.training.depth --out out/depth
