@@ -251,7 +251,7 @@ def tiny() -> Recipe:
 
     Sampling takes one step, so most noise levels are pure noise; Muon learns far faster than AdamW alone. First frames
     are degraded by the model itself: it makes whole videos, and learns to go on from them. The stage `history` is for a
-    model whose decoder is refined (pipelines/training/refine.py), as what is handed on then is what generation hands on.
+    model whose decoder is refined (pipelines/training/refine.py): what is handed on then is what generation hands on.
     """
     conditions = Conditions(
         modalities=(0.76, 0.08, 0.08, 0.08), history=0.3, condition_noise=0.25, features=0.0, data=0.0, per_step=True
