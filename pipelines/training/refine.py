@@ -1,9 +1,9 @@
 """The embedded model's decoder, taught by what its trained transformer makes: `python -m pipelines.training.refine`.
 
 `longvie train` leaves the autoencoder as it was. A `BlockVAE` decodes with a linear map and a refiner for what that
-misses; the refiner learns from segments that the transformer made of training videos, from true frames and in
-rollouts, against their true frames. Weights are written in float16. Once is enough: a second time, on 480 segments, it came to fit
-those, and rollouts lost .8 dB by segment 6.
+misses; the refiner learns from segments that the transformer made of training videos, from true frames and in rollouts,
+against their true frames. Weights are written in float16. Once is enough: a second time, on 480 segments, it came to
+fit those, and rollouts lost .8 dB by segment 6.
 """
 
 from __future__ import annotations
