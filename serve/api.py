@@ -59,13 +59,6 @@ videos = APIRouter(prefix="/v1/videos", tags=["videos"])
 service = APIRouter(tags=["service"])
 
 
-@videos.get("/{video_id}", response_model=schemas.Video, responses=said(401, 404))
-async def get_video(video_id: str, request: Request) -> Response:
-    """A video and how far it is. What it says exists, exists."""
-    rooms = rooms_of(request)
-    return rooms.answer(await rooms.found(video_id, owner_of(request)))
-
-
 @videos.post("", response_model=schemas.Video, responses=said(400, 401, 409, 413, 415, 422, 429), openapi_extra=_CREATE)
 async def create_video(request: Request, key: Key = None) -> Response:
     """Ask for a video. It is recorded before this answers; the same Idempotency-Key makes it once."""
@@ -135,6 +128,13 @@ def list_videos(
         last_id=data[-1].id if data else None,
         has_more=len(jobs) > limit,
     )
+
+
+@videos.get("/{video_id}", response_model=schemas.Video, responses=said(401, 404))
+async def get_video(video_id: str, request: Request) -> Response:
+    """A video and how far it is. What it says exists, exists."""
+    rooms = rooms_of(request)
+    return rooms.answer(await rooms.found(video_id, owner_of(request)))
 
 
 @videos.delete("/{video_id}", response_model=schemas.Deleted, responses=said(401, 404))
