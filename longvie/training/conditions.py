@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longvie import conditioning
+from longvie.sampling import unified_noise
 from longvie.training.degradation import (
     MAX_ROUND_TRIPS,
     ROUND_TRIP_SHARE,
@@ -25,9 +26,10 @@ from longvie.training.encoded import Sample
 from longvie.training.loss import starting_noise
 from longvie.training.mixture import EncodedMixture
 from longvie.training.order import generator_for
+from longvie.training.own_frames import Beginning
 from longvie.training.recipes import MODALITIES, Recipe
 from longvie.training.rollouts import handed_on
-from longvie.types import Frames, Image, VideoAutoencoder
+from longvie.types import Image, VideoAutoencoder
 
 Row = Float[Tensor, "1 z f h w"]
 
@@ -125,12 +127,6 @@ class Inputs:
     image_embeds: Float[Tensor, "1 n e"] | None
     degraded: Float[Tensor, "1 z 1 h w"] | None = None
 
-    @property
-    def form(self) -> tuple[object, ...]:
-        """Samples of equal form fit into one forward pass."""
-        history = None if self.history is None else self.history.shape[2]
-        return (self.dense is not None, self.sparse is not None, history, self.image_embeds is not None)
-
 
 class ConditionBuilder:
     """Builds inputs from samples.
@@ -143,17 +139,20 @@ class ConditionBuilder:
         self._data, self._vae, self._device = data, vae, device
         self._empty_text = data.empty.text
 
-    def build(self, sample: Sample, draw: Draw, own: Frames | None = None) -> Inputs:
+    def build(self, sample: Sample, draw: Draw, own: Beginning | None = None) -> Inputs:
         """Inputs with everything but a renoised first frame, which needs the model.
 
         Args:
-            own: frames (k, h, w, 3) that the model made of the segment before, in place of the true ones.
+            own: what the model made of the segment before, in place of the true frames. The noise is then the one that
+                made it, as it is in generation with unified noise: what it left in those frames is learned to be
+                ignored.
         """
         x0, image = self._row(sample.video), self._row(sample.image)
-        noise = torch.randn(x0.shape, generator=draw.generator).to(self._device)
+        noise = torch.randn(x0.shape, generator=draw.generator)
         history = self._row(sample.history[draw.history]) if draw.history else None
         if own is not None:
-            image, history = handed_on(self.vae, own, draw.history, self._data.meta.segment_length, self._device)
+            noise = unified_noise(tuple(x0.shape), own.noise_seed)
+            image, history = handed_on(self.vae, own.frames, draw.history, self._data.meta.segment_length, self._device)
         degraded = None
         if draw.first == "round trips":
             image, degraded = self.encode_first(round_trips(_frame(sample), draw.trips, self._round_trip))
@@ -164,7 +163,7 @@ class ConditionBuilder:
         return Inputs(
             draw=draw,
             x0=x0,
-            noise=starting_noise(noise, history),
+            noise=starting_noise(noise.to(self._device), history),
             image=image,
             dense=self._dense(sample, draw) if draw.modality in ("both", "dense") else None,
             sparse=self._control(sample.sparse, sample.sparse_image) if draw.modality in ("both", "sparse") else None,

@@ -24,7 +24,7 @@ from longvie.training.recipes import Recipe, learning_names
 
 GB = 1024**3
 MAX_HISTORY_LATENTS = 4  # 16 frames (LongVie 2)
-FLOAT32 = 4
+FLOAT32, FLOAT64 = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,6 @@ def dry_run(
     video = latents[1] * frame
     with_history = any(stage.conditions.history for stage in recipe.stages)
     tokens = video + (history_latents * frame if with_history else 0)
-    samples = 1 if recipe.sharded else -(-recipe.batch // workers)  # in one forward pass, at most
     block, flop = _one_block(model, dtype, tokens, video, text)
     layers, controls = model.config["num_layers"], model.config["num_control_layers"]
     dim = model.config["num_attention_heads"] * model.config["attention_head_dim"]
@@ -116,10 +115,11 @@ def dry_run(
         "frozen weights": (sum(sizes.values()) - count) * dtype.itemsize // parts,
         "learning weights, float32": count * FLOAT32 // parts,
         "gradients, float32": max(learning.values()) * FLOAT32 // parts,
+        "their sum, float64": max(learning.values()) * FLOAT64 // parts if recipe.dtype == "float32" else 0,
         "AdamW": 2 * max(learning.values()) * FLOAT32 // parts,
         "moving average": count * FLOAT32 // parts,
         "blocks gathered (two at once)": 2 * _largest_block(model) * dtype.itemsize if parts > 1 else 0,
-        "activations": samples * kept,
+        "activations": kept,
     }
     passes = 4 if recipe.recompute else 3  # forward, backward twice as much, and forward again
     return DryRun(

@@ -5,6 +5,8 @@ Their state is a tensor of constant shape, so that a checkpoint keeps it and a r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from jaxtyping import UInt8
@@ -14,8 +16,23 @@ from longvie.models.transformer import LongVieTransformer3DModel
 from longvie.training.encoded_layout import EncodedError
 from longvie.training.mixture import EncodedMixture
 from longvie.training.recipes import Recipe
-from longvie.training.rollouts import BATCH, Chain, draw_chains, roll_out
+from longvie.training.rollouts import BATCH, Chain, draw_chains, noise_seed, roll_out
 from longvie.types import Frames, VideoAutoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What the model made before a sample.
+
+    Args:
+        index: of the sample.
+        frames: the last ones of the segment before.
+        noise_seed: of the noise that the whole video was made from, as generation's unified noise is.
+    """
+
+    index: int
+    frames: Frames
+    noise_seed: int
 
 
 class OwnFrames:
@@ -32,9 +49,11 @@ class OwnFrames:
     def __init__(self, recipe: Recipe, data: EncodedMixture, seed: int, begins: int) -> None:
         self._recipe, self._data, self._seed, self._begins = recipe, data, seed, begins
         self._keep = max(data.meta.history_frames, default=1)
+        self._made_at = begins
         self._chains: list[list[Chain]] = []
         self._rows: list[list[int]] = []  # samples, by dataset
-        self._draw(0)
+        self._chain_of: dict[int, Chain] = {}
+        self.enter(begins)
         meta = data.meta
         count = sum(map(len, self._rows))
         self.frames: UInt8[Tensor, "n k h w 3"] = torch.zeros(
@@ -47,7 +66,10 @@ class OwnFrames:
 
     def enter(self, step: int) -> None:
         """Know which samples the frames are of that a step sees."""
-        self._draw((step - self._begins) // self._recipe.rollouts.every)
+        every = self._recipe.rollouts.every
+        round_number = (step - self._begins) // every
+        self._made_at = self._begins + round_number * every
+        self._draw(round_number)
 
     @torch.no_grad()
     def make(
@@ -96,12 +118,16 @@ class OwnFrames:
             dist.all_reduce(total)  # each worker has zeros where others made something
             self.frames.copy_(total)
 
-    def at(self, index: int, which: float) -> tuple[int, Frames]:
-        """One of the samples of the dataset that sample `index` is of, chosen by `which` in [0, 1), and its frames."""
+    def at(self, index: int, which: float) -> Beginning:
+        """Of one of the samples of the dataset that sample `index` is of, chosen by `which` in [0, 1)."""
         dataset = self._data.dataset_of(index)
         rows = self._rows[dataset]
         k = int(which * len(rows))
-        return rows[k], self.frames[sum(map(len, self._rows[:dataset])) + k]
+        return Beginning(
+            index=rows[k],
+            frames=self.frames[sum(map(len, self._rows[:dataset])) + k],
+            noise_seed=noise_seed(self._made_at, self._chain_of[rows[k]]),
+        )
 
     def _draw(self, round_number: int) -> None:
         self._chains, self._rows = [], []
@@ -122,6 +148,7 @@ class OwnFrames:
                 )
             self._chains.append([[samples[k] for k in chain] for chain in chains])
             self._rows.append([row for chain in self._chains[-1] for row in chain[1:]])
+        self._chain_of = {row: chain for chains in self._chains for chain in chains for row in chain}
 
 
 def _tasks(chains: list[Chain]) -> list[list[Chain]]:

@@ -292,6 +292,7 @@ def tiny() -> Recipe:
         warmup=60,
         pixel_errors=True,
         keeps_first_frame=True,
+        rollouts=Rollouts(every=750),
         average=0.998,
         latents=(48, 5, 8, 12),
         max_text_tokens=24,

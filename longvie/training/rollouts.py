@@ -66,6 +66,11 @@ def draw_chains(places: Sequence[Mapping[str, Any]], count: int, seed: int, *pla
     return chosen
 
 
+def noise_seed(seed: int, chain: Chain) -> int:
+    """Of the noise that `roll_out` makes all segments of a video from."""
+    return seed + chain[0]
+
+
 @torch.no_grad()
 def roll_out(
     model: LongVieTransformer3DModel,
@@ -92,7 +97,7 @@ def roll_out(
     for alike in _batches(data, chains):
         first = [data[chain[0]] for chain in alike]
         noise = [
-            unified_noise((1, *_latents(sample.video).shape), seed + chain[0])
+            unified_noise((1, *_latents(sample.video).shape), noise_seed(seed, chain))
             for sample, chain in zip(first, alike, strict=True)
         ]
         images = [_latents(sample.image)[None].float() for sample in first]

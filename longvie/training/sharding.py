@@ -22,7 +22,8 @@ def shard(model: LongVieTransformer3DModel, dtype: torch.dtype) -> None:
     """Shard a transformer in place over all workers of the process group, block by block.
 
     Each block is gathered for its own forward and backward pass only, in `dtype`, from parameters of any dtype.
-    Gradients are summed over workers in float32, not averaged: what is summed is divided by the batch already.
+    Gradients are summed over workers, not averaged: what is summed is divided by the batch already. Of a float32 model
+    they are in float64, so that the order of the sum does not show; else in float32.
     Parameters that learn should be float32, frozen ones may be `dtype`.
 
     Raises:
@@ -31,11 +32,12 @@ def shard(model: LongVieTransformer3DModel, dtype: torch.dtype) -> None:
     if not dist.is_initialized():
         raise RuntimeError("sharding needs a process group; give more than one worker")
     even_gradients(model)
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    summed = torch.float64 if dtype == torch.float32 else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=summed, cast_forward_inputs=False)
     for block in model.blocks:
         fully_shard(block, mp_policy=policy)
     # The root holds what is small, among it what diffusers keeps in float32: no dtype is forced on it
-    fully_shard(model, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False))
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(reduce_dtype=summed, cast_forward_inputs=False))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -79,3 +81,8 @@ def even_gradients(model: LongVieTransformer3DModel) -> None:
 def whole(value: Tensor) -> Tensor:
     """A tensor gathered from all workers, all of which must call this; a plain tensor as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def part_of(value: Tensor) -> Tensor:
+    """What this worker holds of a tensor, without a copy; a plain tensor as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value

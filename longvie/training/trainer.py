@@ -1,14 +1,14 @@
 """One training step, and the state that steps change. It knows no files, no Ray, and of other workers only their sum.
 
-A worker takes its part of each step's batch. The gradient is the sum over all samples of all workers, divided by the
-batch, so that how many workers there are decides nothing but the order of a sum.
+A worker takes its part of each step's batch, one sample a pass. The gradient is the mean over all samples of all
+workers; of float32 models it is summed in float64, where the order of a sum does not show, so that how many workers
+there are decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from longvie.training.muon import Muon
 from longvie.training.order import share_of
 from longvie.training.own_frames import OwnFrames
 from longvie.training.recipes import MODALITIES, Recipe, Stage, learning_names
-from longvie.training.sharding import learn_others, whole
+from longvie.training.sharding import learn_others, part_of, whole
 from longvie.training.start import DTYPES
 from longvie.types import VideoAutoencoder
 
@@ -124,14 +124,23 @@ class Trainer:
         places = share_of(range(len(samples)), self._rank, self._world_size)
         inputs = self._remembered([self._inputs(step, place, samples[place]) for place in places])
         sums = torch.zeros(len(MODALITIES), 2, dtype=torch.float64)
-        for group in self._groups(inputs):
-            losses = self.losses(group)
-            if losses.requires_grad:  # not without controls while only the control learns
-                (losses.sum() / len(samples)).backward()
-            for one, loss in zip(group, losses.detach().tolist(), strict=True):
-                sums[MODALITIES.index(one.draw.modality)] += torch.tensor([loss, 1.0])
         parameters = [value for _, value in self._learning if value.requires_grad]
-        self._sum_over_workers(parameters, sums)
+        gradients = _Gradients(parameters) if self.recipe.dtype == "float32" else None
+        for one in inputs:
+            loss = self.loss(one)
+            if loss.requires_grad:  # not without controls while only the control learns
+                (loss / len(samples)).backward()
+            if gradients is not None:
+                gradients.take()
+            sums[MODALITIES.index(one.draw.modality)] += torch.tensor([float(loss.detach()), 1.0])
+        if self._world_size > 1:
+            total = sums.to(self._device)
+            dist.all_reduce(total)
+            sums.copy_(total)
+        if gradients is not None:
+            gradients.put(over_workers=self._world_size > 1 and not self._sharded)
+        for value in parameters:  # nobody used it: 0, with any number of workers
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         loss = float(sums[:, 0].sum() / len(samples))
         norm = float(whole(nn.utils.clip_grad_norm_(parameters, self.recipe.clip)))
         if not (torch.isfinite(sums).all() and norm < float("inf")):
@@ -156,17 +165,17 @@ class Trainer:
             rate=rate,
         )
 
-    def losses(self, group: list[Inputs]) -> Float[Tensor, " b"]:
-        """The weighted loss of each sample of a group of equal form."""
-        x0, noise = (torch.cat([getattr(one, name) for one in group]) for name in ("x0", "noise"))
-        sigma = torch.tensor([one.draw.sigma for one in group], device=self._device)
-        predicted = self._velocity(group, add_noise(x0, noise, sigma), sigma)
-        frames = FRAME_WEIGHTS if self.recipe.first_frame_terms and group[0].history is not None else ()
-        error = velocity_error(predicted, velocity_target(x0, noise), frames, self._weights)
-        if self.recipe.first_frame_terms:
-            terms = [self._terms(one, row, predicted[row : row + 1]) for row, one in enumerate(group)]
-            error = error + torch.cat(terms)
-        return weight(sigma, self.recipe.weighting, self.recipe.levels.shift) * error
+    def loss(self, one: Inputs) -> Float[Tensor, ""]:
+        """The weighted loss of a sample."""
+        sigma = torch.tensor([one.draw.sigma], device=self._device)
+        predicted = self._velocity(one, add_noise(one.x0, one.noise, sigma), sigma)
+        terms = self.recipe.first_frame_terms
+        frames = FRAME_WEIGHTS if terms and one.history is not None else ()
+        error = velocity_error(predicted, velocity_target(one.x0, one.noise), frames, self._weights)
+        if terms and one.degraded is not None:
+            last = None if one.history is None else one.history[:, :, -1:]
+            error = error + first_frame_terms(predicted, one.noise, one.x0, one.degraded, last)
+        return (weight(sigma, self.recipe.weighting, self.recipe.levels.shift) * error).squeeze(0)
 
     def state(self) -> dict[str, Tensor]:
         """All that steps change, as the live tensors: what is loaded into them is resumed from."""
@@ -226,20 +235,13 @@ class Trainer:
                     part.zero_()
         return optimizers
 
-    def _groups(self, inputs: list[Inputs]) -> list[list[Inputs]]:
-        """Samples for one forward pass each: as many of equal form as there are; of a sharded model one, as all
-        workers must make as many passes."""
-        if self._sharded:
-            return [[one] for one in inputs]
-        ordered = sorted(inputs, key=lambda one: str(one.form))
-        return [list(same) for _, same in groupby(ordered, key=lambda one: one.form)]
-
     def _inputs(self, step: int, place: int, index: int) -> Inputs:
         own = None
         if self._own is not None:
             which = draws_own(self.recipe, self._seed, step, place)
             if which is not None:
-                index, own = self._own.at(index, which)
+                own = self._own.at(index, which)
+                index = own.index
         sample = self.data[index]
         drawn = draw(self.recipe, self._seed, step, place, sample, begins_own=own is not None)
         return self._builder.build(sample, drawn, own)
@@ -270,57 +272,58 @@ class Trainer:
         if self._sharded:
             dist.all_reduce(most, dist.ReduceOp.MAX)
         for _ in range(int(most) - len(wanted)):
-            self._velocity(inputs[:1], inputs[0].x0, torch.ones(1, device=self._device))
+            self._velocity(inputs[0], inputs[0].x0, torch.ones(1, device=self._device))
         return [self._renoised(one) if one.draw.first == "renoise" else one for one in inputs]
 
     def _renoised(self, inputs: Inputs) -> Inputs:
         sigma = torch.tensor([inputs.draw.first_sigma], device=self._device)
         noised = add_noise(inputs.x0, inputs.noise, sigma)
-        made = noised - sigma.view(-1, 1, 1, 1, 1) * self._velocity([inputs], noised, sigma)
+        made = noised - sigma.view(-1, 1, 1, 1, 1) * self._velocity(inputs, noised, sigma)
         image, degraded = self._builder.encode_first(self._builder.decode_first(made[:, :, :1]))
         return replace(inputs, image=image, degraded=degraded)
 
-    def _velocity(self, group: list[Inputs], noised: Tensor, sigma: Tensor) -> Tensor:
-        def together(name: str) -> Tensor | None:
-            parts = [getattr(one, name) for one in group]
-            return None if parts[0] is None else torch.cat(parts)
-
-        image = together("image")
-        assert image is not None
-        frames = noised.shape[2]
-        dense_scale = torch.tensor([[one.draw.dense_scale] * frames for one in group], device=self._device)
+    def _velocity(self, one: Inputs, noised: Tensor, sigma: Tensor) -> Tensor:
+        dense_scale = torch.full((1, noised.shape[2]), one.draw.dense_scale, device=self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
             (velocity,) = self.model(
-                hidden_states=torch.cat([noised, conditioning.stack_image(image, self._temporal)], dim=1),
+                hidden_states=torch.cat([noised, conditioning.stack_image(one.image, self._temporal)], dim=1),
                 timestep=1000 * sigma,
-                encoder_hidden_states=together("text"),
-                encoder_hidden_states_image=together("image_embeds"),
-                dense_states=together("dense"),
-                sparse_states=together("sparse"),
-                history_states=together("history"),
+                encoder_hidden_states=one.text,
+                encoder_hidden_states_image=one.image_embeds,
+                dense_states=one.dense,
+                sparse_states=one.sparse,
+                history_states=one.history,
                 dense_scale=dense_scale,
                 return_dict=False,
             )
         return velocity.float()
 
-    @staticmethod
-    def _terms(one: Inputs, row: int, predicted: Tensor) -> Tensor:
-        if one.degraded is None:
-            return predicted.new_zeros(1)
-        last = None if one.history is None else one.history[:, :, -1:]
-        return first_frame_terms(predicted, one.noise, one.x0, one.degraded, last)
 
-    def _sum_over_workers(self, parameters: Iterable[nn.Parameter], sums: Tensor) -> None:
-        """Sum gradients and losses over workers; a parameter that nobody used has gradient 0, as with any number."""
-        for value in parameters:
-            if value.grad is None:
-                value.grad = torch.zeros_like(value)
-            if self._world_size > 1 and not self._sharded:  # a sharded model has summed them in its backward pass
-                dist.all_reduce(value.grad)
-        if self._world_size > 1:
-            total = sums.to(self._device)
-            dist.all_reduce(total)
-            sums.copy_(total)
+class _Gradients:
+    """The sum of gradients over samples, in float64; of a worker's parts, where the weights are spread over several."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+        sizes = [part_of(value).numel() for value in parameters]
+        self._sum = torch.zeros(sum(sizes), dtype=torch.float64, device=parameters[0].device)
+        self._parts = [
+            part.view(part_of(value).shape) for part, value in zip(self._sum.split(sizes), parameters, strict=True)
+        ]
+
+    def take(self) -> None:
+        """Add a sample's, and forget them where they are."""
+        for part, value in zip(self._parts, self._parameters, strict=True):
+            if value.grad is not None:
+                part += part_of(value.grad)
+                value.grad = None
+
+    def put(self, *, over_workers: bool) -> None:
+        """Give each parameter the sum, of all workers if they are not summed in the backward pass."""
+        if over_workers:
+            dist.all_reduce(self._sum)
+        for part, value in zip(self._parts, self._parameters, strict=True):
+            value.grad = torch.zeros_like(value)
+            part_of(value.grad).copy_(part)
 
 
 def _latent_weights(

@@ -95,14 +95,16 @@ def test_own_frames_are_the_last_of_the_segment_before(data: EncodedMixture) -> 
     own = OwnFrames(RECIPE, data, seed=0, begins=4)
     assert [step for step in range(4, 10) if own.is_due(step)] == [4, 6, 8]
     own.make(4, pipe.transformer, pipe.vae, torch.float32, 0, 1, together=False)
-    index, frames = own.at(0, 0.0)
+    begins = own.at(0, 0.0)
+    index = begins.index
     assert data.place(index)["segment"] == 1
+    assert begins.noise_seed == 4 + index - 1
     before = roll_out(
         pipe.transformer, pipe.vae, data, [[index - 1]], num_steps=1, shift=5.0, seed=4, num_history_frames=8, keep=8,
         keeps_first_frame=True,
     )  # fmt: skip
-    assert (next(before).frames.int() - frames.int()).abs().max() <= 1
-    assert {own.at(0, k / 3)[0] for k in range(3)} == {row for chain in own._chains[0] for row in chain[1:]}
+    assert (next(before).frames.int() - begins.frames.int()).abs().max() <= 1
+    assert {own.at(0, k / 3).index for k in range(3)} == {row for chain in own._chains[0] for row in chain[1:]}
 
 
 def test_each_dataset_has_its_share_of_own_frames(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_each_dataset_has_its_share_of_own_frames(tmp_path: Path) -> None:
     ]
     recipe = replace(RECIPE, rollouts=Rollouts(num_segments=5, every=2))
     own = OwnFrames(recipe, EncodedMixture(parts, (3.0, 1.0)), seed=0, begins=0)
-    places = {own.at(first, k / 12)[0] for first in (0, 9) for k in range(12)}
+    places = {own.at(first, k / 12).index for first in (0, 9) for k in range(12)}
     assert sum(row < 9 for row in places) == 4
     assert sum(row >= 9 for row in places) == 1
 

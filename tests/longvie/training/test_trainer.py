@@ -110,13 +110,25 @@ def test_state_is_all_there_is(data: Path, killed_at: int) -> None:
     assert same(resumed.state(), whole.state())
 
 
+def _shared_recipe(sharded: bool) -> Recipe:
+    """Batches of 5 do not part evenly. A sharded model's sums are rounded to float32 once a pass, so that a pixel of
+    its own frames may round to another of the 256 values: there, no pixels are made."""
+    if not sharded:
+        return recipe(batch=5)
+    stages = tuple(
+        replace(stage, conditions=replace(stage.conditions, first_frame=0.0, data=0.0, own=0.0))
+        for stage in recipe().stages
+    )
+    return recipe(stages=stages)
+
+
 def _worker(rank: int, world_size: int, data: Path, out: Path, sharded: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out / 'meeting'}", rank=rank, world_size=world_size)
     pipe = toy_pipeline()
     if sharded:
         shard(pipe.transformer, torch.float32)
-    made = trainer(data, recipe(batch=4 if sharded else 5), pipe, rank=rank, world_size=world_size)
+    made = trainer(data, _shared_recipe(sharded), pipe, rank=rank, world_size=world_size)
     losses = torch.tensor([made.step(step).loss for step in range(8)])
     save_file({**gather_weights(made.model, {}), "losses": losses}, out / f"{rank}.safetensors")
     dist.destroy_process_group()
@@ -124,18 +136,15 @@ def _worker(rank: int, world_size: int, data: Path, out: Path, sharded: bool) ->
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_workers_do_what_one_does(data: Path, tmp_path: Path, sharded: bool) -> None:
-    """With a model each and a batch that does not part evenly, or with a half of one model each."""
+    """With a model each, or with a half of one model each."""
     torch.multiprocessing.spawn(_worker, (2, data, tmp_path, sharded), nprocs=2)  # type: ignore[attr-defined]
-    alone = trainer(data, recipe(batch=4 if sharded else 5))
+    alone = trainer(data, _shared_recipe(sharded))
     losses = torch.tensor([alone.step(step).loss for step in range(8)])
     for rank in range(2):
         made = load_file(tmp_path / f"{rank}.safetensors")
         torch.testing.assert_close(made["losses"], losses, rtol=1e-6, atol=1e-6)
         for name, value in weights(alone).items():
-            # AdamW moves what has hardly any gradient as far as the rest, and with it the rounding of sums in another
-            # order: by a thousandth of its rate (1e-3) and more, on some CPUs
-            torch.testing.assert_close(made[name], value, rtol=0, atol=5e-6)
-            assert (made[name] - value).square().mean().sqrt() < 1e-6
+            torch.testing.assert_close(made[name], value, rtol=0, atol=1e-6)
 
 
 def test_step_0_has_the_loss_of_the_base(data: Path) -> None:
