@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from serve.places import Places
 from serve.probe import Prober
 from serve.schemas import SegmentRequest, VideoRequest
 from serve.settings import Owner, ServeSettings
-from serve.store import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
+from serve.store import ORPHAN_SECONDS, Conflict, Entry, Job, JobStore, NewJob, QueueFull
 from serve.uploads import NotAtOnce, Uploads, reference_of
 
 _CONFIG = ("guidance_scale", "negative_prompt", "dense_scale", "sparse_scale", "noise", "normalization", "fit")
@@ -37,17 +38,27 @@ class Admission:
         self.places = places
         self._prober = Prober(settings.card.fps, settings.limits)
         self._ids = _NewIds(store)
+        self._group = GroupCommit(store)
         self._waiting, self._looked_at = 0, float("-inf")
 
-    def create_at_once(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
+    async def create_at_once(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """As `create`, without a thread of its own: `NotAtOnce` or `Busy`, and nothing done, if it would take longer
         than recording a row."""
         if not self.store.local:
             raise NotAtOnce
-        return self.create(asked, owner, key, fill, at_once=True)
+        admitted = self._admit(asked, owner, key, fill, at_once=True)
+        try:
+            return await self._group.create(admitted) if isinstance(admitted, Entry) else admitted
+        except (QueueFull, Conflict) as error:
+            raise self._refusal(error) from error
 
-    def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill, *, at_once: bool = False) -> Job:
+    def create(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill) -> Job:
         """A new video. Refusals are `ApiError`s; nothing is recorded or kept then."""
+        admitted = self._admit(asked, owner, key, fill, at_once=False)
+        return self._commit(admitted) if isinstance(admitted, Entry) else admitted
+
+    def _admit(self, asked: VideoRequest, owner: Owner, key: str | None, fill: Fill, *, at_once: bool) -> Entry | Job:
+        """A job ready to be recorded, its files stored; or the one that the key made before."""
         self.check_room()
         card = self.settings.card
         if asked.model not in (None, card.name):
@@ -76,7 +87,7 @@ class Admission:
                 "fps": float(card.fps),
                 "config": config,
             }
-            return self.record(
+            return self._entry(
                 uploads, request, owner, key, fingerprint, count, steps, asked.priority, wait=not at_once
             )
 
@@ -91,15 +102,29 @@ class Admission:
         steps: int,
         priority: int,
         keep: Callable[[str], None] = lambda job_id: None,
-        wait: bool = True,
     ) -> Job:
         """Store the inputs, then record the job, small inputs with it; should we die in between, the janitor finds
         what was stored.
 
         Args:
             keep: puts what else the job begins with into its places.
-            wait: for others that write to the database.
         """
+        return self._commit(self._entry(uploads, request, owner, key, fingerprint, count, steps, priority, keep))
+
+    def _entry(
+        self,
+        uploads: Uploads,
+        request: dict[str, Any],
+        owner: Owner,
+        key: str | None,
+        fingerprint: str,
+        count: int,
+        steps: int,
+        priority: int,
+        keep: Callable[[str], None] = lambda job_id: None,
+        wait: bool = True,
+    ) -> Entry:
+        """A job whose inputs are stored, or small enough to be recorded with it (all of them, without `wait`)."""
         job_id = self._ids.take(wait)
         inputs = {}
         for name in request["files"].values():
@@ -122,14 +147,18 @@ class Admission:
         limit: int | None = self.settings.limits.queued
         if not wait and self._waiting + _MOST_IN_A_LOOK < limit:
             limit = None  # counting costs more the more wait, and by the look of a moment ago there is room
+        return Entry(new=new, queue_limit=limit, key=key, fingerprint=fingerprint)
+
+    def _commit(self, entry: Entry) -> Job:
         try:
-            job = self.store.create(new, queue_limit=limit, key=key, fingerprint=fingerprint, wait=wait)
+            job = self.store.create(
+                entry.new, queue_limit=entry.queue_limit, key=entry.key, fingerprint=entry.fingerprint
+            )
         except (QueueFull, Conflict) as error:
-            if wait:  # else there are no files
-                self.store.discard(job_id)
+            self.store.discard(entry.new.id)
             raise self._refusal(error) from error
-        if job.id != job_id and wait:
-            self.store.discard(job_id)
+        if job.id != entry.new.id:
+            self.store.discard(entry.new.id)
         return job
 
     def check_room(self) -> None:
@@ -269,6 +298,39 @@ class _NewIds:
             return self._ids.pop()
         finally:
             self._lock.release()
+
+
+class GroupCommit:
+    """Jobs of requests that an event loop has in hand at the same moment, recorded in one transaction: what a commit
+    costs, they share."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[Entry, asyncio.Future[Job]]] = []
+
+    async def create(self, entry: Entry) -> Job:
+        """As `JobStore.create`; `Busy` if another process writes."""
+        loop = asyncio.get_running_loop()
+        recorded: asyncio.Future[Job] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._record)
+        self._waiting.append((entry, recorded))
+        return await recorded
+
+    def _record(self) -> None:
+        waiting = [(entry, recorded) for entry, recorded in self._waiting if not recorded.cancelled()]
+        self._waiting = []
+        try:
+            made = self._store.create_at_once([entry for entry, _ in waiting])
+        except Exception as error:  # noqa: BLE001  theirs to answer, each for itself
+            for _, recorded in waiting:
+                recorded.set_exception(error)
+            return
+        for (_, recorded), job in zip(waiting, made, strict=True):
+            if isinstance(job, Job):
+                recorded.set_result(job)
+            else:
+                recorded.set_exception(job)
 
 
 def _references(asked: VideoRequest) -> list[tuple[str, str, str]]:

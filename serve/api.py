@@ -66,7 +66,7 @@ async def create_video(request: Request, key: Key = None) -> Response:
     asked, fill = await read_request(request)
     door = rooms.admission
     try:
-        job = door.create_at_once(asked, owner, key, fill)  # quicker than a thread, for what is small
+        job = await door.create_at_once(asked, owner, key, fill)  # quicker than a thread, for what is small
     except (NotAtOnce, Busy):
         job = await run_in_threadpool(door.create, asked, owner, key, fill)
     finally:

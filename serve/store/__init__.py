@@ -7,7 +7,7 @@ leases.py    what engines do: claim, renew, record, release; nothing without a v
 """
 
 from serve.store.database import Busy
-from serve.store.jobs import ORPHAN_SECONDS, Conflict, Job, JobStore, NewJob, QueueFull
+from serve.store.jobs import ORPHAN_SECONDS, Conflict, Entry, Job, JobStore, NewJob, QueueFull
 from serve.store.leases import Cancelled, Lease, LeaseLost, Leases
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Busy",
     "Cancelled",
     "Conflict",
+    "Entry",
     "Job",
     "JobStore",
     "Lease",

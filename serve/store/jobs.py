@@ -55,6 +55,16 @@ class NewJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A job to be recorded, if as many do not wait already, and once for each idempotency key of an owner."""
+
+    new: NewJob
+    queue_limit: int | None = None
+    key: str | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A job as it is. Times are Unix seconds."""
 
@@ -104,48 +114,56 @@ class JobStore:
         self.local = self.database.local
 
     def create(
-        self,
-        new: NewJob,
-        *,
-        queue_limit: int | None = None,
-        key: str | None = None,
-        fingerprint: str = "",
-        wait: bool = True,
+        self, new: NewJob, *, queue_limit: int | None = None, key: str | None = None, fingerprint: str = ""
     ) -> Job:
         """Record a job, or return the one that this idempotency key already made.
 
-        Args:
-            wait: for others that write.
-
         Raises:
-            QueueFull, Conflict, Busy: nothing was recorded.
+            QueueFull, Conflict: nothing was recorded.
         """
+        entry = Entry(new=new, queue_limit=queue_limit, key=key, fingerprint=fingerprint)
         try:
-            return self._create(new, queue_limit, key, fingerprint, wait)
+            with self.database.write() as tx:
+                return self._create(tx, entry)
         except IntegrityError:  # two requests with one key at the same moment: the other was first
             if key is None:
                 raise
-            return self._create(new, queue_limit, key, fingerprint, wait)
+            with self.database.write() as tx:
+                return self._create(tx, entry)
 
-    def _create(self, new: NewJob, queue_limit: int | None, key: str | None, fingerprint: str, wait: bool) -> Job:
-        with self.database.write(wait=wait) as tx:
-            if key is not None and (known := find_key(tx, new.owner, key, fingerprint)) is not None:
-                return known
-            if queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= queue_limit:
-                raise QueueFull
-            row = {**_UNTOUCHED, **vars(new), "created_at": self.clock()}
-            files = row.pop("inputs")
-            made = tx.execute(_NEW_JOB, row).inserted_primary_key
-            assert made is not None
-            if key is not None:
-                tx.execute(
-                    idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=fingerprint)
-                )
-            if files:
-                tx.execute(
-                    _NEW_INPUT, [{"job_id": new.id, "name": name, "content": part} for name, part in files.items()]
-                )
-            return Job(number=made.number, video=None, **row)
+    def create_at_once(self, entries: Sequence[Entry]) -> list[Job | QueueFull | Conflict]:
+        """Of each entry what `create` returns or raises, in one transaction, whose commit they share.
+
+        Raises:
+            Busy: another writes, and SQLite would have to wait; nothing was recorded.
+        """
+
+        def made(tx: sa.Connection, entry: Entry) -> Job | QueueFull | Conflict:
+            try:
+                return self._create(tx, entry)
+            except (QueueFull, Conflict) as error:  # raised before anything is written
+                return error
+
+        with self.database.write(wait=False) as tx:
+            return [made(tx, entry) for entry in entries]
+
+    def _create(self, tx: sa.Connection, entry: Entry) -> Job:
+        new, key = entry.new, entry.key
+        if key is not None and (known := find_key(tx, new.owner, key, entry.fingerprint)) is not None:
+            return known
+        if entry.queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= entry.queue_limit:
+            raise QueueFull
+        row = {**_UNTOUCHED, **vars(new), "created_at": self.clock()}
+        files = row.pop("inputs")
+        made = tx.execute(_NEW_JOB, row).inserted_primary_key
+        assert made is not None
+        if key is not None:
+            tx.execute(
+                idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=entry.fingerprint)
+            )
+        if files:
+            tx.execute(_NEW_INPUT, [{"job_id": new.id, "name": name, "content": part} for name, part in files.items()])
+        return Job(number=made.number, video=None, **row)
 
     def known_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
         """The job that an idempotency key made, before anything is uploaded for it again."""

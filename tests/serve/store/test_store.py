@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from pipelines.errors import UserError
 from pipelines.generation.commits import Commit
-from serve.store import Busy, Cancelled, Conflict, JobStore, Lease, LeaseLost, Leases, NewJob, QueueFull
+from serve.store import Busy, Cancelled, Conflict, Entry, Job, JobStore, Lease, LeaseLost, Leases, NewJob, QueueFull
 
 SECONDS, FAILURES, SEGMENTS = 10.0, 2, 3
 
@@ -343,13 +343,37 @@ def test_who_must_not_wait_is_told_that_another_writes(store: JobStore, tmp_path
     other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Busy):
-        store.create(new, wait=False)
+        store.create_at_once([Entry(new=new)])
     other.execute("ROLLBACK")
     other.close()
     with store.database.write(), pytest.raises(Busy):
-        store.create(new, wait=False)
+        store.create_at_once([Entry(new=new)])
     assert store.get("a0") is None
-    assert store.create(new, wait=False).status == "queued"
+    [job] = store.create_at_once([Entry(new=new)])
+    assert isinstance(job, Job)
+    assert store.get("a0") == job
+
+
+def test_jobs_in_one_transaction_are_what_they_are_alone(store: JobStore) -> None:
+    """One that is refused takes nothing from the others."""
+    news = [
+        NewJob(id=f"a{k}", owner="a", request={}, num_segments=1, num_steps=1, inputs={"f": b"x"}) for k in range(5)
+    ]
+    made = store.create_at_once(
+        [
+            Entry(new=news[0], queue_limit=2),
+            Entry(new=news[1], queue_limit=2, key="k", fingerprint="f"),
+            Entry(new=news[2], queue_limit=2),
+            Entry(new=news[3], key="k", fingerprint="other"),
+            Entry(new=news[4], key="k", fingerprint="f"),
+        ]
+    )
+    assert [type(one) for one in made] == [Job, Job, QueueFull, Conflict, Job]
+    assert [made[0], made[1]] == [store.get("a0"), store.get("a1")]
+    assert made[4] == made[1]
+    assert [store.get(f"a{k}") for k in (2, 3, 4)] == [None] * 3
+    assert store.inputs("a1") == {"f": b"x"}
+    assert store.counts()["queued"] == 2
 
 
 def test_events_begin_with_the_record_itself(store: JobStore) -> None:
