@@ -131,6 +131,7 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = str(root)
+        self._left: dict[Path, dict[str, list[Path]]] = {}
 
     def read(self, name: str) -> bytes:
         return self._path(name).read_bytes()
@@ -203,9 +204,19 @@ class LocalStorage:
     def _temporary(self, name: str) -> Path:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a writer that died; one writer at a time has a name
+        for stale in self._left_in(path.parent).pop(path.name, []):  # one writer at a time has a name
             stale.unlink(missing_ok=True)
         return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+    def _left_in(self, folder: Path) -> dict[str, list[Path]]:
+        """Temporaries of writers that died, by the name that they were to get; looked for once, as folders hold many
+        files."""
+        if folder not in self._left:
+            found: dict[str, list[Path]] = {}
+            for path in folder.glob(".*.tmp"):
+                found.setdefault(path.name[1:].rsplit(".", 2)[0], []).append(path)
+            self._left[folder] = found
+        return self._left[folder]
 
     def _fill(self, file: Any, data: bytes) -> None:
         file.write(data)
