@@ -67,6 +67,8 @@ class EncodeStage:
         self._prepared = open_storage(job.prepared)
         self._copies = LocalCopies()
         self._video: tuple[tuple[str, str | None], Video] | None = None  # the last source, opened
+        self._none = torch.empty(0, job.frames["height"], job.frames["width"], 3, dtype=torch.uint8)
+        self._read: tuple[int, Frames] = 0, self._none  # of it, the frames read last and the number of the first
         self._encoder: SegmentEncoder | None = None
         self._schema = job.meta.schema()
 
@@ -133,13 +135,17 @@ class EncodeStage:
         return variants
 
     def _frames(self, task: Mapping[str, Any], start: int, stop: int) -> Frames:
+        """Those that the segment before had, too, are not read again: a video would be decoded from a key frame on."""
         with self._copies.opened(task["source"], task["stamp"]) as path:
             if self._video is None or self._video[0] != (task["source"], task["stamp"]):
-                self._video = (task["source"], task["stamp"]), Video(path)
-            batches = list(resampled(self._video[1], **self._job.frames, start=start, stop=stop))
-        frames = torch.from_numpy(np.concatenate(batches))
+                self._video, self._read = ((task["source"], task["stamp"]), Video(path)), (0, self._none)
+            first, known = self._read
+            shared = known[start - first :] if first <= start < first + len(known) < stop else self._none
+            batches = list(resampled(self._video[1], **self._job.frames, start=start + len(shared), stop=stop))
+        frames = torch.from_numpy(np.concatenate([shared.numpy(), *batches]))
         if len(frames) != stop - start:
             raise VideoError(f"{task['source']} breaks off after frame {start + len(frames) - 1}")
+        self._read = start, frames
         return frames
 
     def _control(self, control: Mapping[str, str] | None, count: int) -> Frames | None:
