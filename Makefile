@@ -33,24 +33,20 @@ format: $(READY)
 TINY := out/tiny
 ENCODE := --model $(TINY)/start --history-frames 8 --degraded-variants 0 --segments-per-shard 6
 TINY_DATA := --data $(TINY)/encoded-scenes --share 0.75 --data $(TINY)/encoded-film --share 0.25
-TRAIN := $(BIN)/longvie train --recipe tiny --threads-per-worker 2 $(TINY_DATA)
+TRAIN := $(BIN)/longvie train --recipe tiny --workers 2 $(TINY_DATA)
 REFINE := $(BIN)/python -m pipelines.training.refine --data $(TINY)/encoded-scenes --prepared $(TINY)/scenes \
 	--data $(TINY)/encoded-film --prepared $(TINY)/film
 
 tiny: $(READY)
 	$(BIN)/python -m longvie.training.tiny --out $(TINY)/start
-	$(BIN)/longvie scenes --split train --count 3072 --out $(TINY)/scenes
+	$(BIN)/longvie scenes --split train --count 2048 --out $(TINY)/scenes
 	$(BIN)/longvie encode $(TINY)/scenes $(ENCODE) --out $(TINY)/encoded-scenes
 	$(BIN)/python -m longvie.training.film $(FILM) --out $(TINY)/film-parts
 	$(BIN)/longvie prepare $(TINY)/film-parts --model tiny --out $(TINY)/film
 	$(BIN)/longvie encode $(TINY)/film $(ENCODE) --out $(TINY)/encoded-film
 	$(TRAIN) --model $(TINY)/start --steps history=0 --out $(TINY)/run-1
-	$(TRAIN) --model $(TINY)/run-1/model --steps control=0 --steps degradation=2200 --steps history=0 \
-		--rate 1e-3 --seed 1 --out $(TINY)/run-2
-	$(TRAIN) --model $(TINY)/run-2/model --steps control=0 --steps degradation=8000 --steps history=0 \
-		--rate 1.4e-3 --seed 2 --out $(TINY)/run-3
-	$(REFINE) --model $(TINY)/run-3/model --out $(TINY)/refined
-	$(TRAIN) --model $(TINY)/refined --steps control=0 --steps degradation=0 --seed 3 --out $(TINY)/run-4
+	$(REFINE) --model $(TINY)/run-1/model --out $(TINY)/refined
+	$(TRAIN) --model $(TINY)/refined --steps control=0 --steps degradation=0 --seed 1 --out $(TINY)/run-2
 
 depth: $(READY)
 	$(BIN)/python -m longvie.training.depth --out out/depth

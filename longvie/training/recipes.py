@@ -259,10 +259,10 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         stages=(
-            Stage(name="control", num_steps=1800, rate=2e-3, trained="all", conditions=conditions),
+            Stage(name="control", num_steps=1200, rate=2e-3, trained="all", conditions=conditions),
             Stage(
                 name="degradation",
-                num_steps=5700,
+                num_steps=6300,
                 rate=2e-3,
                 trained="all",
                 decay=0.7,
@@ -270,7 +270,7 @@ def tiny() -> Recipe:
             ),
             Stage(
                 name="history",
-                num_steps=2300,
+                num_steps=1800,
                 rate=1e-3,
                 trained="all",
                 decay=0.7,
@@ -292,7 +292,7 @@ def tiny() -> Recipe:
         warmup=60,
         pixel_errors=True,
         keeps_first_frame=True,
-        rollouts=Rollouts(every=750),
+        rollouts=Rollouts(every=900),
         average=0.998,
         latents=(48, 5, 8, 12),
         max_text_tokens=24,
