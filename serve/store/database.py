@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from pipelines.errors import UserError
 from serve.store.tables import SCHEMA, TOTALS, metadata, schema, totals
@@ -39,15 +39,31 @@ class Database:
         except ImportError as error:
             raise UserError("--database postgresql needs a driver: pip install 'longvie[postgres]'") from error
         # made once: an engine with options is not cheap
-        self._reader = self._engine.execution_options(reads=True)
         self._writer = self._engine.execution_options(writes=True)
         self._hasty = _sqlite(parsed, 0).execution_options(writes=True) if self.local else self._writer
+        self._reader = self._engine
+        if self.local:
+            reading = {"reads": True, "isolation_level": "AUTOCOMMIT"}
+            self._reader = _sqlite(parsed, _BUSY_SECONDS, poolclass=sa.NullPool).execution_options(**reading)
+        self._kept = threading.local()
         self._turn = threading.Lock() if self.local else None
         self._create()
 
-    def read(self) -> AbstractContextManager[sa.Connection]:
-        """A connection for one statement that reads: on SQLite it needs no transaction around it."""
-        return self._reader.connect()
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for one statement that reads: on SQLite it needs no transaction around it, and each thread
+        keeps its own, as to take one out of a pool costs as much as the statement."""
+        if not self.local:
+            with self._reader.connect() as connection:
+                yield connection
+            return
+        if not hasattr(self._kept, "connection"):
+            self._kept.connection = self._reader.connect()
+        try:
+            yield self._kept.connection
+        except SQLAlchemyError:
+            self._forget()
+            raise
 
     def snapshot(self) -> AbstractContextManager[sa.Connection]:
         """A transaction for several."""
@@ -76,9 +92,16 @@ class Database:
             yield tx
 
     def dispose(self) -> None:
-        """Close all connections."""
+        """Close all connections but those that other threads read with."""
+        self._forget()
         self._engine.dispose()
         self._hasty.dispose()
+
+    def _forget(self) -> None:
+        """Close the connection that this thread reads with, if there is one."""
+        if hasattr(self._kept, "connection"):
+            self._kept.connection.close()
+            del self._kept.connection
 
     def _create(self) -> None:
         metadata.create_all(self._engine)
@@ -121,9 +144,10 @@ def _postgresql(url: URL) -> sa.Engine:
     return sa.create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=64)
 
 
-def _sqlite(url: URL, busy_seconds: float) -> sa.Engine:
+def _sqlite(url: URL, busy_seconds: float, **pool: Any) -> sa.Engine:
     Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": busy_seconds}, pool_size=16, max_overflow=64)
+    pool = pool or {"pool_size": 16, "max_overflow": 64}
+    engine = sa.create_engine(url, connect_args={"timeout": busy_seconds}, **pool)
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from sqlalchemy.exc import OperationalError
 
 from pipelines.errors import UserError
 from pipelines.generation.commits import Commit
@@ -384,3 +386,20 @@ def test_events_begin_with_the_record_itself(store: JobStore) -> None:
     assert told == [(0, "queued"), (1, "in_progress")]
     assert [number for number, _, _ in store.events("a0", after=0)] == [1]
     assert store.events("never") == []
+
+
+def test_a_thread_reads_what_others_wrote_with_the_connection_it_keeps(tmp_path: Path) -> None:
+    one, other = (JobStore(f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(2))
+    with one.database.read() as first:
+        assert one.get("a0") is None
+    put(other, "a0")
+    assert one.get("a0") is not None
+    with one.database.read() as again:
+        assert again is first
+    with pytest.raises(OperationalError), one.database.read() as tx:
+        tx.execute(sa.text("SELECT nothing FROM nowhere"))
+    with one.database.read() as new:
+        assert new is not first
+    assert one.get("a0") is not None
+    with one.database.write():  # nobody who reads is in a writer's way, nor the other way round
+        assert one.get("a0") is not None
