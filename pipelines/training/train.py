@@ -166,5 +166,5 @@ def _everywhere(options: TrainOptions) -> TrainOptions:
 
     changes: dict[str, Any] = {"data": tuple(map(absolute, options.data)), "out": absolute(options.out)}
     if options.model is not None:
-        changes["model"] = None if options.model == "tiny" else str(resolve_model(options.model))
+        changes["model"] = None if options.model == "tiny" else str(resolve_model(options.model).absolute())
     return TrainOptions(**{**asdict(options), "steps": options.steps, **changes})
