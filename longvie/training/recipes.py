@@ -259,10 +259,10 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         stages=(
-            Stage(name="control", num_steps=1200, rate=2e-3, trained="all", conditions=conditions),
+            Stage(name="control", num_steps=1800, rate=2e-3, trained="all", conditions=conditions),
             Stage(
                 name="degradation",
-                num_steps=6300,
+                num_steps=12000,
                 rate=2e-3,
                 trained="all",
                 decay=0.7,
@@ -270,7 +270,7 @@ def tiny() -> Recipe:
             ),
             Stage(
                 name="history",
-                num_steps=1800,
+                num_steps=2300,
                 rate=1e-3,
                 trained="all",
                 decay=0.7,
