@@ -26,7 +26,7 @@ from pipelines.errors import UserError
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.errors import TrainError
 from pipelines.training.options import TrainOptions, decisive
-from pipelines.training.train import train
+from pipelines.training.train import _everywhere, train
 from tests.encoded import write_encoded
 from tests.pipelines.helpers import Log
 from tests.toy import toy_pipeline
@@ -235,18 +235,27 @@ def test_lora(options: dict[str, Any], toy_folder: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = Trainer.losses
+    loss = Trainer.loss
 
-    def broken(self: Trainer, group: Any) -> Any:
-        return losses(self, group) * (torch.nan if len(calls) >= 3 else 1)
+    def broken(self: Trainer, one: Any) -> Any:
+        return loss(self, one) * (torch.nan if len(calls) >= 3 else 1)
 
     calls: list[int] = []
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "losses", broken)
+    monkeypatch.setattr(Trainer, "loss", broken)
     monkeypatch.setattr(Trainer, "step", lambda self, number: (calls.append(number), step(self, number))[1])
     with pytest.raises(TrainError, match=r"loss of step 2 is nan.*samples"):
         run(options)
     assert [path.name for path in (Path(options["out"]) / "checkpoints").glob("*.json")] == ["00000002.json"]
+
+
+def test_relative_paths_mean_the_same_to_workers_elsewhere(
+    options: dict[str, Any], toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy_folder.parent)
+    everywhere = _everywhere(TrainOptions(**{**options, "model": toy_folder.name, "out": "run"}))
+    assert everywhere.model == str(toy_folder)
+    assert everywhere.out == str(toy_folder.parent / "run")
 
 
 def test_several_datasets_are_mixed_and_another_mixture_is_another_run(options: dict[str, Any]) -> None:
