@@ -126,7 +126,8 @@ def check_writable(uri: str) -> None:
 
 
 class LocalStorage:
-    """A folder. A file is written under a temporary name, synced, renamed, and the folder synced."""
+    """A folder. A file is written under a temporary name, synced, renamed, and the folder synced. What a writer that
+    died has left of a file goes when the next process writes it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
