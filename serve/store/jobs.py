@@ -3,103 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from serve.store.database import Database
-from serve.store.tables import (
-    boots,
-    events,
-    idempotency,
-    inputs,
-    jobs,
-    segments,
-    totals,
-    trash,
-    workers,
-)
+from serve.store.records import Conflict, Entry, Job, NewJob, QueueFull
+from serve.store.rows import CANCELLED, add_total, create, end, find, find_key, job_of, num_queued, one, put_in_trash
+from serve.store.tables import boots, events, idempotency, inputs, jobs, segments, totals, trash, workers
 
-TERMINAL = ("completed", "failed")
-CANCELLED = "cancelled"  # the error code of a job that its owner stopped
 ORPHAN_SECONDS = 3600.0  # after which uploads whose job was never recorded are removed
-
-
-class QueueFull(RuntimeError):
-    """As many jobs wait as may."""
-
-
-class Conflict(RuntimeError):
-    """An idempotency key came again with another request."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewJob:
-    """A job to be recorded; `request` is all that the engine needs to make it, but for files.
-
-    Args:
-        inputs: content of small files, by their names.
-    """
-
-    id: str
-    owner: str
-    request: Mapping[str, Any]
-    num_segments: int
-    num_steps: int
-    owner_concurrency: int | None = None
-    priority: int = 0
-    inputs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A job to be recorded, if as many do not wait already, and once for each idempotency key of an owner."""
-
-    new: NewJob
-    queue_limit: int | None = None
-    key: str | None = None
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as it is. Times are Unix seconds."""
-
-    number: int
-    id: str
-    owner: str
-    owner_concurrency: int | None
-    priority: int
-    status: str
-    request: dict[str, Any] = field(repr=False)
-    num_segments: int
-    segments_done: int
-    step: int
-    num_steps: int
-    stage: str | None
-    created_at: float
-    started_at: float | None
-    completed_at: float | None
-    expires_at: float | None
-    error_code: str | None
-    error_message: str | None
-    video: dict[str, Any] | None
-    cancel_requested: bool
-    token: int
-    worker: str | None
-    lease_until: float | None
-    failures: int
-
-    @property
-    def progress(self) -> int:
-        """Percent, of denoising steps; 100 only when the video is there."""
-        if self.status == "completed":
-            return 100
-        done = self.segments_done * self.num_steps + min(self.step, self.num_steps)
-        return min(99, 100 * done // max(1, self.num_segments * self.num_steps))
 
 
 class JobStore:
@@ -124,12 +39,12 @@ class JobStore:
         entry = Entry(new=new, queue_limit=queue_limit, key=key, fingerprint=fingerprint)
         try:
             with self.database.write() as tx:
-                return self._create(tx, entry)
+                return create(tx, entry, self.clock())
         except IntegrityError:  # two requests with one key at the same moment: the other was first
             if key is None:
                 raise
             with self.database.write() as tx:
-                return self._create(tx, entry)
+                return create(tx, entry, self.clock())
 
     def create_at_once(self, entries: Sequence[Entry]) -> list[Job | QueueFull | Conflict]:
         """Of each entry what `create` returns or raises, in one transaction, whose commit they share.
@@ -140,30 +55,12 @@ class JobStore:
 
         def made(tx: sa.Connection, entry: Entry) -> Job | QueueFull | Conflict:
             try:
-                return self._create(tx, entry)
+                return create(tx, entry, self.clock())
             except (QueueFull, Conflict) as error:  # raised before anything is written
                 return error
 
         with self.database.write(wait=False) as tx:
             return [made(tx, entry) for entry in entries]
-
-    def _create(self, tx: sa.Connection, entry: Entry) -> Job:
-        new, key = entry.new, entry.key
-        if key is not None and (known := find_key(tx, new.owner, key, entry.fingerprint)) is not None:
-            return known
-        if entry.queue_limit is not None and (tx.scalar(_QUEUED) or 0) >= entry.queue_limit:
-            raise QueueFull
-        row = {**_UNTOUCHED, **vars(new), "created_at": self.clock()}
-        files = row.pop("inputs")
-        made = tx.execute(_NEW_JOB, row).inserted_primary_key
-        assert made is not None
-        if key is not None:
-            tx.execute(
-                idempotency.insert().values(owner=new.owner, key=key, job_id=new.id, fingerprint=entry.fingerprint)
-            )
-        if files:
-            tx.execute(_NEW_INPUT, [{"job_id": new.id, "name": name, "content": part} for name, part in files.items()])
-        return Job(number=made.number, video=None, **row)
 
     def known_key(self, owner: str, key: str, fingerprint: str) -> Job | None:
         """The job that an idempotency key made, before anything is uploaded for it again."""
@@ -172,7 +69,7 @@ class JobStore:
 
     def waiting(self) -> int:
         with self.database.read() as tx:
-            return tx.scalar(_QUEUED) or 0
+            return num_queued(tx)
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job, of that owner if one is named."""
@@ -185,7 +82,7 @@ class JobStore:
         query = query.where(jobs.c.video["sha256"].as_string() == sha256).order_by(jobs.c.number.desc()).limit(1)
         with self.database.read() as tx:
             row = tx.execute(query).first()
-            return None if row is None else _job(row)
+            return None if row is None else job_of(row)
 
     def list(self, owner: str, *, after: str | None = None, limit: int = 20, newest_first: bool = True) -> list[Job]:
         """Jobs in the order of creation, from the one after `after` on. `KeyError` if that one is not theirs."""
@@ -198,7 +95,7 @@ class JobStore:
                 number = jobs.c.number
                 query = query.where(number < cursor.number if newest_first else number > cursor.number)
             order = jobs.c.number.desc() if newest_first else jobs.c.number.asc()
-            return [_job(row) for row in tx.execute(query.order_by(order).limit(limit))]
+            return [job_of(row) for row in tx.execute(query.order_by(order).limit(limit))]
 
     def cancel(self, job_id: str, owner: str) -> Job | None:
         """Stop a job: at once if it waits, within a denoising step if an engine is at it; no change once it ended."""
@@ -319,91 +216,3 @@ class JobStore:
         with self.database.snapshot() as tx:
             alive = (workers.c.boot == boot) & (workers.c.seen_at >= self.clock() - within_seconds)
             return tx.scalar(sa.select(sa.func.count()).where(alive)) or 0
-
-
-# What every request needs, compiled once
-_QUEUED = sa.select(sa.func.count()).where(jobs.c.status == "queued")
-_NEW_JOB, _NEW_INPUT, _NEW_EVENT = jobs.insert(), inputs.insert(), events.insert()
-_ADD_TOTAL = (
-    totals.update().where(totals.c.name == sa.bindparam("of")).values(value=totals.c.value + sa.bindparam("more"))
-)
-_LAST_EVENT = sa.select(sa.func.max(events.c.number)).where(events.c.job_id == sa.bindparam("of"))
-_UNTOUCHED: Mapping[str, Any] = {  # of a job that nobody has worked at
-    "status": "queued",
-    **dict.fromkeys(("segments_done", "step", "token", "failures"), 0),
-    **dict.fromkeys(("stage", "started_at", "completed_at", "expires_at", "error_code", "error_message")),
-    **dict.fromkeys(("worker", "lease_until")),
-    "cancel_requested": False,
-}
-_BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"))
-_OWN = _BY_ID.where(jobs.c.owner == sa.bindparam("owner"))
-
-
-def find(tx: sa.Connection, job_id: str, owner: str | None = None, lock: bool = False) -> Job | None:
-    query = _BY_ID if owner is None else _OWN
-    named = {"job_id": job_id} if owner is None else {"job_id": job_id, "owner": owner}
-    row = tx.execute(query.with_for_update() if lock else query, named).first()
-    return None if row is None else _job(row)
-
-
-def one(tx: sa.Connection, job_id: str) -> Job:
-    return _job(tx.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
-
-
-def find_key(tx: sa.Connection, owner: str, key: str, fingerprint: str) -> Job | None:
-    row = tx.execute(sa.select(idempotency).where(idempotency.c.owner == owner, idempotency.c.key == key)).first()
-    if row is None:
-        return None
-    if row.fingerprint != fingerprint:
-        raise Conflict
-    return find(tx, row.job_id)
-
-
-def end(
-    tx: sa.Connection,
-    job: Job,
-    status: str,
-    now: float,
-    *,
-    retention: float | None = None,
-    error: tuple[str, str] | None = None,
-    video: Mapping[str, Any] | None = None,
-) -> None:
-    """A job's last change of state; its lease is over."""
-    tx.execute(
-        jobs.update()
-        .where(jobs.c.id == job.id)
-        .values(
-            status=status,
-            completed_at=now,
-            expires_at=None if retention is None else now + retention,
-            error_code=error[0] if error else None,
-            error_message=error[1] if error else None,
-            video=dict(video) if video else None,
-            stage=None,
-            worker=None,
-            lease_until=None,
-            step=0 if video else job.step,
-        )
-    )
-    said = {"status": status, **({"error": {"code": error[0], "message": error[1]}} if error else {})}
-    append_event(tx, job.id, "state", said)
-    add_total(tx, f"jobs_{status}" if error is None or error[0] != CANCELLED else "jobs_cancelled", 1)
-
-
-def append_event(tx: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
-    number = (tx.scalar(_LAST_EVENT, {"of": job_id}) or 0) + 1  # 0 is the job's own row
-    tx.execute(_NEW_EVENT, {"job_id": job_id, "number": number, "type": kind, "data": dict(data)})
-
-
-def add_total(tx: sa.Connection, name: str, value: float) -> None:
-    tx.execute(_ADD_TOTAL, {"of": name, "more": value})
-
-
-def put_in_trash(tx: sa.Connection, job_id: str, not_before: float) -> None:
-    tx.execute(trash.delete().where(trash.c.job_id == job_id))
-    tx.execute(trash.insert().values(job_id=job_id, not_before=not_before))
-
-
-def _job(row: Any) -> Job:
-    return Job(**row._mapping)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from serve.store.database import one_at_a_time
-from serve.store.jobs import CANCELLED, Job, JobStore, add_total, append_event, end, find, one
+from serve.store.jobs import JobStore
+from serve.store.records import Job
+from serve.store.rows import CANCELLED, add_total, append_event, end, find, one
 from serve.store.tables import SECONDS_BUCKETS, boots, events, jobs, owners, segments, workers
 
 if TYPE_CHECKING:  # it brings torch, which the door does without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -36,4 +37,4 @@ def test_a_task_ends_with_a_video_and_its_report(task: str, transfer: ModuleType
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data:video/mp4;base64," in page
     assert "Depth AbsRel" in page
-    assert "PSNR" not in page, "there is no truth to compare with"
+    assert "PSNR" not in re.sub(r"base64,[^\"]*", "", page), "there is no truth to compare with"
