@@ -218,12 +218,17 @@ class Trainer:
         taken = {id(value) for value in matrices}
         rest = [value for _, value in learning if id(value) not in taken]
         adamw = torch.optim.AdamW(
-            rest, lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=self._device.type == "cuda"
+            rest,
+            lr=0.0,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=self._device.type == "cuda" or not self._sharded,
         )
         optimizers: dict[str, tuple[float, torch.optim.Optimizer]] = {"adamw": (stage.rate, adamw)}
         if muon is not None and matrices:
             peak = muon * stage.rate / recipe.stages[0].rate
-            optimizers["muon"] = (peak, Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay))
+            alike = {} if self._sharded else {"rank": self._rank, "world_size": self._world_size}
+            optimizers["muon"] = (peak, Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay, **alike))
         for _, optimizer in optimizers.values():
             for group in optimizer.param_groups:
                 for value in group["params"]:
