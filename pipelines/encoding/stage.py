@@ -28,7 +28,6 @@ from longvie.training.degradation import degrade_dense
 from longvie.training.encoded_layout import DTYPES, EMPTY, SHARDS, EncodedMeta, stored, tensor_bytes
 from longvie.training.encoding import SegmentEncoder
 from longvie.types import Frames, Image
-from longvie.video import probe_video, read_frames
 from pipelines.encoding.units import EMPTY_UNIT, STAGE
 from pipelines.errors import UserError, first_line, storage_errors
 from pipelines.fetch import LocalCopies
@@ -163,13 +162,14 @@ class EncodeStage:
                 raise OSError(f"{said} cannot be read ({first_line(error)})") from None
             if sha256_file(path) != control["sha256"]:
                 raise VideoError(f"{said} is not what was prepared; prepare again with --restart")
-            info = probe_video(path)
+            video = Video(path)
+            info = video.info
             if (info.num_frames, info.height, info.width) != (count, meta.height, meta.width):
                 raise VideoError(
                     f"{said} has {info.num_frames} frames of {info.width}x{info.height}, its segment {count} of "
                     f"{meta.width}x{meta.height}; prepare again with --restart"
                 )
-            return _padded(read_frames(path), meta.segment_length)
+            return _padded(torch.from_numpy(video.read(range(count))), meta.segment_length)
 
     def _opened(self) -> SegmentEncoder:
         """The encoders, loaded once a worker."""

@@ -11,11 +11,10 @@ from typing import Any
 from longvie.controls.edges import DENSE_KINDS, Detector, load_dense_detector
 from longvie.controls.keypoints import load_pose_detector
 from longvie.controls.loading import load_depth_estimator, load_point_tracker
-from pipelines.preparation.recipe import Estimator
+from pipelines.preparation.recipe import SUPPLIED, Estimator
 
 EDGES = tuple(kind for kind in DENSE_KINDS if kind != "depth")
 POSES = ("openpose", "openpose-full", "dwpose")
-SUPPLIED = "supplied"  # as --depth: every source comes with its own
 _TORCH_FREE = (SUPPLIED, "canny", "lucas-kanade")
 
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from pipelines.preparation.passes import Place, Result
 from pipelines.preparation.unit_worker import Job, Stage
@@ -52,10 +52,12 @@ class PassRun:
     stages: list[StageSummary] = field(default_factory=list)
     known: dict[str, dict[str, UnitCommit]] = field(default_factory=dict)
 
-    seconds_a_cost: ClassVar[Mapping[str, float]]  # of each stage, roughly: how many units share a task
-
     def __post_init__(self) -> None:
         self.store = UnitStore(self.storage)
+
+    def seconds_a_cost(self, stage: str) -> float:
+        """Of work on one CPU, roughly: it decides how many units share a task. Too few is the smaller fault."""
+        raise NotImplementedError
 
     def make(
         self,
@@ -78,7 +80,7 @@ class PassRun:
         )
         job = Job(out=self.storage.uri, run=self.token, name=stage, stage=make_stage, open_storage=self.open)
         good = []
-        for result in self.place.run(left, job, self.seconds_a_cost[stage]):
+        for result in self.place.run(left, job, self.seconds_a_cost(stage)):
             self._note(result, summary)
             if result.error is None:
                 good.append(result.unit)

@@ -14,10 +14,10 @@ from typing import Any
 
 from pipelines import cluster
 from pipelines.errors import UserError, first_line, storage_errors
-from pipelines.preparation.estimators import SUPPLIED, describe, describe_tracker, is_depth, is_tracker, needs_torch
+from pipelines.preparation.estimators import describe, describe_tracker, is_depth, is_tracker, needs_torch
 from pipelines.preparation.options import PrepareOptions
 from pipelines.preparation.passes import Here, OnRay, Place
-from pipelines.preparation.recipe import Estimator, Recipe, open_recipe
+from pipelines.preparation.recipe import SUPPLIED, Estimator, Recipe, open_recipe
 from pipelines.preparation.run import CAPTION_CPUS, PrepareRun, Summary
 from pipelines.preparation.sources import Source, read_sources
 from pipelines.preparation.tidy import check_named, forget

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.fetch import stamp_of
@@ -24,7 +24,7 @@ from pipelines.preparation.long_videos import Content, LongVideo, contents_of, l
 from pipelines.preparation.options import PROMPT, PrepareOptions
 from pipelines.preparation.outputs import Prepared
 from pipelines.preparation.pass_run import PassRun, StageSummary
-from pipelines.preparation.recipe import STAGES, Recipe
+from pipelines.preparation.recipe import STAGES, Recipe, seconds_a_cost
 from pipelines.preparation.sources import Source
 from pipelines.preparation.stages import ScanStage, SourcesStage
 from pipelines.preparation.tidy import clean
@@ -59,14 +59,8 @@ class PrepareRun(PassRun):
     options: PrepareOptions
     recipe: Recipe
 
-    # Roughly, of one byte or frame on one CPU
-    seconds_a_cost: ClassVar[Mapping[str, float]] = {
-        "sources": 3e-9,
-        "scan": 1e-6,
-        "depth": 0.1,
-        "controls": 0.05,
-        "captions": 0.02,
-    }
+    def seconds_a_cost(self, stage: str) -> float:
+        return seconds_a_cost(stage, self.recipe)
 
     def all(self, sources: Sequence[Source]) -> Summary:
         """Every pass, then the tables; what it came to."""

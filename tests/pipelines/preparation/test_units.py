@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.preparation.options import PrepareOptions
 from pipelines.preparation.passes import pack
-from pipelines.preparation.recipe import MAX_STRETCH, stretches
+from pipelines.preparation.recipe import MAX_STRETCH, SUPPLIED, Estimator, seconds_a_cost, stretches
 from pipelines.preparation.units import Made, Unit, UnitStore, commit_name
 from pipelines.storage import LocalStorage
 
@@ -108,6 +109,22 @@ def test_small_units_share_a_block_and_large_ones_do_not() -> None:
     assert many == sorted(many, reverse=True)
     assert many[-1] < 500 / 10 / 4, "workers end together"
     assert len(pack([unit(str(i)) for i in range(500)], workers=50, seconds_a_cost=3.0)) > 100
+
+
+def test_segments_of_small_frames_share_a_task_and_large_ones_hardly() -> None:
+    def blocks(size: str) -> int:
+        options = PrepareOptions(
+            inputs=("a.mp4",), out="out", fps=8, size=size, segment_length=17, depth=SUPPLIED, sparse="lucas-kanade"
+        )
+        dense, sparse = (Estimator(spec=spec, fingerprint="") for spec in (options.depth, options.sparse))
+        segments = [
+            Unit(stage="controls", name=f"{i}", task={}, decides="", cost=17, uris=(f"{i // 6}.mp4",), said="")
+            for i in range(1200)
+        ]
+        return len(pack(segments, 2, seconds_a_cost("controls", options.recipe(dense, sparse))))
+
+    assert blocks("96x64") <= 1200 / 10
+    assert blocks("640x352") >= 1200 / 2
 
 
 @settings(max_examples=200)
