@@ -38,10 +38,9 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            values: list[Tensor] = []
-            gradients: list[Tensor] = []
-            momenta: list[Tensor] = []
-            self._init_group(group, values, gradients, momenta)
+            values = [value for value in group["params"] if value.grad is not None]
+            gradients = [value.grad for value in values]
+            momenta = [self._momentum(value) for value in values]
             by_shape: dict[torch.Size, list[int]] = defaultdict(list)
             for k, value in enumerate(values):
                 by_shape[value.shape].append(k)
@@ -63,6 +62,12 @@ class Muon(torch.optim.Muon):
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
                 value.mul_(1 - group["lr"] * group["weight_decay"]).add_(moves[k], alpha=-rate)
         return loss
+
+    def _momentum(self, value: Tensor) -> Tensor:
+        state = self.state[value]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(value)
+        return state["momentum_buffer"]
 
 
 def _of_all_workers(moves: Mapping[int, Tensor], values: Sequence[Tensor]) -> dict[int, Tensor]:
