@@ -32,7 +32,7 @@ from pipelines.encoding.prepared import PreparedSegment, read_prepared
 from pipelines.storage import local_path_of
 
 NUM_SEGMENTS = 200  # of each dataset, made twice
-NUM_STEPS = 1600
+NUM_STEPS = 2200
 BORDER_SMOOTHING = 0.24  # of .1, .15, .2 and .24, PSNR being the same to .02 dB: fewest jumps between latents
 
 
