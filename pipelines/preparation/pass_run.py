@@ -56,7 +56,7 @@ class PassRun:
         self.store = UnitStore(self.storage)
 
     def seconds_a_cost(self, stage: str) -> float:
-        """Of work on one CPU, roughly: it decides how many units share a task. Too few is the smaller fault."""
+        """Of work on one CPU, roughly: it decides how many units share a task. A low guess does less harm."""
         raise NotImplementedError
 
     def make(

@@ -81,7 +81,7 @@ class Recipe:
 
 
 def seconds_a_cost(stage: str, recipe: Recipe) -> float:
-    """Of work on one CPU for a byte of a source, else for a frame; roughly, as measured at 96x64 and 640x352.
+    """Of work on one CPU for a byte of a source, else for a frame; roughly: measured at 96x64, guessed at 640x352.
 
     Controls are counted as supplied ones. A task of twenty small segments is no loss, one of two is: a third of a
     second's work took as long again for Ray to hand out.
