@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from serve.store import JobStore, LeaseLost, Leases, NewJob
-from tests.serve.store.test_store import commit_of
+from tests.serve.store.test_model import commit_of
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
