@@ -12,7 +12,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from longvie.models.encoders import encoder_fingerprint
 from longvie.models.loading import fingerprint, resolve_model
@@ -27,8 +27,6 @@ from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.errors import TrainError
 from pipelines.training.loop import LOG, train_here
 from pipelines.training.options import TrainOptions, decisive
-
-SAID_NOTHING_SECONDS = 0.2  # how often the driver looks whether the workers have ended
 
 
 def train(options: TrainOptions, report: Report) -> None:
@@ -104,17 +102,10 @@ def _on_ray(options: TrainOptions, key: str, report: Report) -> None:
             ),
         )
         failures: list[BaseException] = []
-        thread = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
-        thread.start()
+        threading.Thread(target=_fit, args=(trainer, events, failures), daemon=True).start()
         stopped: str | None = None
-        while True:
-            running = thread.is_alive()  # before the last look: what was told before the end is heard
-            try:
-                kind, fields = events.get(timeout=SAID_NOTHING_SECONDS)
-            except Empty:
-                if not running:
-                    break
-                continue
+        while (event := events.get())[0] != "end":
+            kind, fields = event
             if kind == "not finite":
                 stopped = fields["text"]
             else:
@@ -127,11 +118,14 @@ def _on_ray(options: TrainOptions, key: str, report: Report) -> None:
             raise TrainError(f"training failed ({lines[-1] if lines else failures[0]!r}); the same command goes on")
 
 
-def _fit(trainer: TorchTrainer, failures: list[BaseException]) -> None:
+def _fit(trainer: TorchTrainer, events: Any, failures: list[BaseException]) -> None:
+    """Train; the last event is `end`, after all that workers told."""
     try:
         trainer.fit()
     except Exception as error:  # noqa: BLE001  told by the driver's own thread
         failures.append(error)
+    finally:
+        events.put(("end", {}))
 
 
 def _on_worker(config: Mapping[str, Any]) -> None:
