@@ -32,21 +32,26 @@ format: $(READY)
 
 TINY := out/tiny
 ENCODE := --model $(TINY)/start --history-frames 8 --degraded-variants 0 --segments-per-shard 6
-TINY_DATA := --data $(TINY)/encoded-scenes --share 0.75 --data $(TINY)/encoded-film --share 0.25
-TRAIN := $(BIN)/longvie train --recipe tiny --workers 2 $(TINY_DATA)
-REFINE := $(BIN)/python -m pipelines.training.refine --data $(TINY)/encoded-scenes --prepared $(TINY)/scenes \
-	--data $(TINY)/encoded-film --prepared $(TINY)/film
+TRAIN = $(BIN)/longvie train --recipe tiny --workers 2 --data $(TINY)/encoded-scenes-$(1) --share 0.75 \
+	--data $(TINY)/encoded-film --share 0.25
 
 tiny: $(READY)
 	$(BIN)/python -m longvie.training.tiny --out $(TINY)/start
-	$(BIN)/longvie scenes --split train --count 2048 --out $(TINY)/scenes
-	$(BIN)/longvie encode $(TINY)/scenes $(ENCODE) --out $(TINY)/encoded-scenes
+	$(BIN)/longvie scenes --split train --count 2048 --out $(TINY)/scenes-1
+	$(BIN)/longvie scenes --split train --start 2048 --count 1024 --out $(TINY)/scenes-2
+	$(BIN)/longvie scenes --split train --start 3072 --count 1536 --out $(TINY)/scenes-3
 	$(BIN)/python -m longvie.training.film $(FILM) --out $(TINY)/film-parts
 	$(BIN)/longvie prepare $(TINY)/film-parts --model tiny --out $(TINY)/film
-	$(BIN)/longvie encode $(TINY)/film $(ENCODE) --out $(TINY)/encoded-film
-	$(TRAIN) --model $(TINY)/start --steps history=0 --out $(TINY)/run-1
-	$(REFINE) --model $(TINY)/run-1/model --out $(TINY)/refined
-	$(TRAIN) --model $(TINY)/refined --steps control=0 --steps degradation=0 --seed 1 --out $(TINY)/run-2
+	for data in scenes-1 scenes-2 scenes-3 film; do \
+		$(BIN)/longvie encode $(TINY)/$$data $(ENCODE) --out $(TINY)/encoded-$$data || exit; done
+	$(call TRAIN,1) --model $(TINY)/start --steps control=800 --steps degradation=3150 --steps history=0 \
+		--out $(TINY)/run-1
+	$(call TRAIN,2) --model $(TINY)/run-1/model --steps control=0 --steps degradation=7800 --steps history=0 \
+		--seed 2 --out $(TINY)/run-2
+	$(BIN)/python -m pipelines.training.refine --data $(TINY)/encoded-scenes-2 --prepared $(TINY)/scenes-2 \
+		--data $(TINY)/encoded-film --prepared $(TINY)/film --model $(TINY)/run-2/model --out $(TINY)/refined
+	$(call TRAIN,3) --model $(TINY)/refined --steps control=0 --steps degradation=0 --steps history=7000 \
+		--seed 1 --out $(TINY)/run-3
 
 depth: $(READY)
 	$(BIN)/python -m longvie.training.depth --out out/depth

@@ -42,6 +42,7 @@ class Draw:
         sigma: the noise level.
         history: frames of history; 0: none.
         dense_scale: of the dense branch's features.
+        own_noise: whether the noise is the one that made the frames it begins with, where the model made them.
         first: how the first frame is degraded; `trips` times through the VAE, or to `first_sigma` and back.
         noise_level: deviation of Gaussian noise on first-frame and history latents.
         generator: for the noise itself, ready to draw.
@@ -57,6 +58,7 @@ class Draw:
     trips: int
     first_sigma: float
     noise_level: float
+    own_noise: bool = False
     generator: torch.Generator
 
 
@@ -102,6 +104,7 @@ def draw(recipe: Recipe, seed: int, step: int, place: int, sample: Sample, begin
         trips=int(torch.randint(1, MAX_ROUND_TRIPS + 1, (), generator=own)),
         first_sigma=given.renoise * (1 - float(torch.rand((), generator=own))),
         noise_level=given.condition_noise * chances[4] ** 2,
+        own_noise=given.own_noise,
         generator=own,
     )
 
@@ -143,15 +146,14 @@ class ConditionBuilder:
         """Inputs with everything but a renoised first frame, which needs the model.
 
         Args:
-            own: what the model made of the segment before, in place of the true frames. The noise is then the one that
-                made it, as it is in generation with unified noise: what it left in those frames is learned to be
-                ignored.
+            own: what the model made of the segment before, in place of the true frames.
         """
         x0, image = self._row(sample.video), self._row(sample.image)
         noise = torch.randn(x0.shape, generator=draw.generator)
         history = self._row(sample.history[draw.history]) if draw.history else None
         if own is not None:
-            noise = unified_noise(tuple(x0.shape), own.noise_seed)
+            if draw.own_noise:
+                noise = unified_noise(tuple(x0.shape), own.noise_seed)
             image, history = handed_on(self.vae, own.frames, draw.history, self._data.meta.segment_length, self._device)
         degraded = None
         if draw.first == "round trips":

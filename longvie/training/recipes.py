@@ -40,6 +40,7 @@ class Conditions:
         first_frame: of first frames degraded: some by trips through the VAE, most by the model's own memory of it.
         renoise: largest sigma of that memory.
         own: of samples (per_step: of steps) that begin with frames that the model itself has made, see `Rollouts`.
+        own_noise: whether those come with the noise that made them, as generation has it, or with another.
         per_step: whether modality and history are drawn once a step and not for every sample: one forward pass a step.
     """
 
@@ -53,6 +54,7 @@ class Conditions:
     first_frame: float = 0.0
     renoise: float = MAX_RENOISE_SIGMA
     own: float = 0.0
+    own_noise: bool = False
     per_step: bool = False
 
 
@@ -259,18 +261,18 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         stages=(
-            Stage(name="control", num_steps=1800, rate=2e-3, trained="all", conditions=conditions),
+            Stage(name="control", num_steps=800, rate=2e-3, trained="all", conditions=conditions),
             Stage(
                 name="degradation",
-                num_steps=12000,
+                num_steps=10950,
                 rate=2e-3,
                 trained="all",
                 decay=0.7,
-                conditions=replace(conditions, own=0.5),
+                conditions=replace(conditions, own=0.5, own_noise=True),
             ),
             Stage(
                 name="history",
-                num_steps=2300,
+                num_steps=7000,
                 rate=1e-3,
                 trained="all",
                 decay=0.7,

@@ -72,16 +72,20 @@ def test_without_variants_the_control_is_decoded_and_degraded(data: EncodedDatas
         ConditionBuilder(data, None, torch.device("cpu")).build(data[0], degrading(0))
 
 
-def test_own_frames_come_with_the_noise_that_made_them(data: EncodedDataset) -> None:
+def test_own_frames_come_with_the_noise_that_made_them_if_wanted(data: EncodedDataset) -> None:
     """As in generation with unified noise; mixed with the last latent of those frames, as there."""
     pipe = toy_pipeline()
     builder = ConditionBuilder(data, pipe.vae, torch.device("cpu"))
     sample = next(one for one in (data[k] for k in range(len(data))) if one.history)
     drawn = replace(degrading(0), degrade_dense=False, history=min(sample.history))
     frames = torch.full((max(sample.history), data.meta.height, data.meta.width, 3), 90, dtype=torch.uint8)
-    made = builder.build(sample, drawn, Beginning(index=sample.index, frames=frames, noise_seed=7))
+    beginning = Beginning(index=sample.index, frames=frames, noise_seed=7)
+    made = builder.build(sample, replace(drawn, own_noise=True), beginning)
     other = builder.build(sample, replace(drawn, generator=torch.Generator().manual_seed(0)))
     wanted = start_latents(unified_noise(tuple(made.x0.shape), 7), made.history)
     torch.testing.assert_close(made.noise, wanted)
     assert not torch.equal(made.noise, other.noise)
     assert not torch.equal(made.image, other.image)
+    free = builder.build(sample, replace(drawn, generator=torch.Generator().manual_seed(0)), beginning)
+    torch.testing.assert_close(free.image, made.image)
+    assert not torch.equal(free.noise, made.noise)
